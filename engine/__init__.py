@@ -1,0 +1,1 @@
+"""Inference: torch and safetensors only, importable without ComfyUI."""

@@ -1,0 +1,1 @@
+"""The E2GAN network: model, concepts, files, tiling."""

@@ -1,0 +1,21 @@
+"""Typed errors. Each message is one sentence or two: what was expected, what came, what to do."""
+
+
+class HotpathError(Exception):
+    """Base of every error this pack raises for a user to read."""
+
+
+class WeightsMissing(HotpathError):
+    """A weight file that was asked for is not where it should be."""
+
+
+class WeightsInvalid(HotpathError):
+    """A weight file is damaged, of another format, or holds values that cannot be used."""
+
+
+class ConceptMismatch(HotpathError):
+    """A concept was made for another base network."""
+
+
+class InvalidInput(HotpathError):
+    """An argument or picture is outside what the operation takes."""

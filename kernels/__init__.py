@@ -1,0 +1,1 @@
+"""Fused and rearranged operations, one room each: api, reference, and faster forms."""

@@ -1,0 +1,15 @@
+"""Doors: schema and one engine call each. The only room that imports ComfyUI."""
+
+from comfy_api.latest import ComfyExtension
+
+from . import e2gan, host
+
+NODES = [*e2gan.NODES]
+
+
+class Extension(ComfyExtension):
+    """What ComfyUI asks for the pack's nodes."""
+
+    async def get_node_list(self) -> list:
+        host.register_folders()
+        return NODES

@@ -1,0 +1,159 @@
+"""ComfyUI, met once: folders, devices, memory, progress and interruption become plain callables and tensors here."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.utils
+import folder_paths
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from ..engine.e2gan.checkpoint import Base
+from ..engine.e2gan.concept import Blend
+from ..engine.e2gan.network import TILE, Network, apply
+from ..engine.errors import InvalidInput, WeightsMissing
+from ..engine.precision import choose
+
+log = logging.getLogger("hotpath")
+
+BUNDLED = Path(__file__).parent.parent / "models"
+BASES, CONCEPTS = "e2gan", "e2gan_concepts"
+SMALLEST_TILE = 256
+# Peak activation memory of the generator, in numbers per pixel: stem, its upsampled twin and the skip at 1/2, 128 maps at 1/4.
+NUMBERS_PER_PIXEL = 110
+
+_networks: WeakKeyDictionary[Base, dict[torch.dtype, tuple[Network, object]]] = WeakKeyDictionary()
+
+
+def register_folders() -> None:
+    """Make models/e2gan and models/e2gan/concepts known, with the bundled files as one more place to look."""
+    own = Path(folder_paths.models_dir) / "e2gan"
+    for name, folders in ((BASES, (own, BUNDLED)), (CONCEPTS, (own / "concepts", BUNDLED / "concepts"))):
+        known, extensions = folder_paths.folder_names_and_paths.get(name, ([], set()))
+        paths = list(dict.fromkeys([*known, *map(str, folders)]))
+        folder_paths.folder_names_and_paths[name] = (paths, set(extensions) | {".safetensors"})
+
+
+def file_names(kind: str) -> list[str]:
+    """Files of a kind that can be chosen; bases leave out what lies in their concepts folder."""
+    names = [name.replace("\\", "/") for name in folder_paths.get_filename_list(kind)]
+    return [name for name in names if kind != BASES or not name.startswith("concepts/")]
+
+
+def file_path(kind: str, name: str) -> Path:
+    path = folder_paths.get_full_path(kind, name)
+    if path is None:
+        raise WeightsMissing(missing(kind, name))
+    return Path(path)
+
+
+def missing(kind: str, name: str) -> str:
+    """One sentence for a file that is not there."""
+    place = "models/e2gan" if kind == BASES else "models/e2gan/concepts"
+    known = ", ".join(file_names(kind)) or "none at all"
+    return f"Expected '{name}' in {place}, but the files there are: {known}; put the file into that folder or choose another."
+
+
+def file_state(kind: str, name: str) -> str:
+    """Changes when the file does; tells ComfyUI's cache to read it again."""
+    path = folder_paths.get_full_path(kind, name)
+    if path is None:
+        return "missing"
+    stat = Path(path).stat()
+    return f"{stat.st_mtime_ns} {stat.st_size}"
+
+
+def to_engine(image: Tensor) -> Tensor:
+    """IMAGE [B, H, W, C] in 0..1 to [B, C, H, W] in -1..1."""
+    return image.movedim(-1, 1).float() * 2 - 1
+
+
+def to_image(pictures: Tensor) -> Tensor:
+    """[B, C, H, W] in -1..1 to IMAGE [B, H, W, C] in 0..1."""
+    return (pictures.movedim(1, -1) + 1).mul_(0.5).clamp_(0, 1)
+
+
+def warn_if_out_of_range(image: Tensor) -> None:
+    """Say once a run that values outside 0..1 are clamped."""
+    if image.numel() and not (image.min() >= 0 and image.max() <= 1):
+        low, high = image.min().item(), image.max().item()
+        log.warning("Expected picture values in 0..1, got %.2f to %.2f: they are clamped; check the node before.", low, high)
+
+
+def scaled_to(pictures: Tensor, longer_side: int) -> Tensor:
+    """[B, C, H, W] scaled so that the longer side has `longer_side` px."""
+    scale = longer_side / max(pictures.shape[2:])
+    size = [max(1, round(side * scale)) for side in pictures.shape[2:]]
+    return F.interpolate(pictures, size, mode="bilinear", antialias=True).clamp(-1, 1)
+
+
+def composite(image: Tensor, edited: Tensor, mix: float, mask: Tensor | None) -> Tensor:
+    """Lay `edited` over `image` (both [B, H, W, C], 0..1) by `mix` and, if given, a mask [1 or B, h, w]; alpha stays."""
+    colour = image[..., :3].to(edited).clamp(0, 1).expand_as(edited)
+    weight = torch.full_like(edited[..., :1], mix)
+    if mask is not None:
+        mask = mask.reshape(-1, *mask.shape[-2:]).to(edited)
+        if len(mask) not in (1, len(image)):
+            raise InvalidInput(f"Expected 1 mask or one for each of the {len(image)} pictures, got {len(mask)}.")
+        mask = F.interpolate(mask.unsqueeze(1), edited.shape[1:3], mode="bilinear").movedim(1, -1)
+        weight = weight * mask.clamp(0, 1)
+    result = edited if mask is None and mix == 1 else torch.lerp(colour, edited, weight)
+    return torch.cat([result, image[..., 3:].to(result)], -1) if image.shape[-1] == 4 else result
+
+
+class Progress:
+    """A progress bar with preview; each update is also where a Cancel takes effect."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.bar = total, comfy.utils.ProgressBar(total)
+
+    def __call__(self, done: int, latest: Tensor) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        preview = None
+        if self.total > 1:
+            pixels = (to_image(latest.unsqueeze(0))[0] * 255).round().byte().cpu().numpy()
+            preview = ("JPEG", Image.fromarray(pixels), 512)
+        self.bar.update_absolute(done, self.total, preview)
+
+
+def _hosted(base: Base, dtype: torch.dtype) -> tuple[Network, object]:
+    """The network of a base in a dtype, with the patcher by which ComfyUI loads and offloads it."""
+    hosted = _networks.setdefault(base, {})
+    if dtype not in hosted:
+        network = Network(base, dtype)
+        # Looked up now, not at import: newer versions put another class here after start-up.
+        patcher_class = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+        device = comfy.model_management.get_torch_device()
+        hosted[dtype] = (network, patcher_class(network.module, device, comfy.model_management.unet_offload_device()))
+    return hosted[dtype]
+
+
+def run(
+    base: Base, pictures: Tensor, blends: Sequence[Blend], precision: str, on_progress: Callable[[int, Tensor], None]
+) -> Tensor:
+    """`engine.e2gan.network.apply` on ComfyUI's device, with its memory management; tiles shrink when memory is short."""
+    device = comfy.model_management.get_torch_device()
+    chosen = choose(device, precision)
+    log.debug("E2GAN runs in %s.", chosen.reason)
+    network, patcher = _hosted(base, chosen.dtype)
+    pixels = min(4_000_000, pictures.shape[0] * pictures.shape[2] * pictures.shape[3])
+    needed = pixels * NUMBERS_PER_PIXEL * chosen.dtype.itemsize
+    comfy.model_management.load_models_gpu([patcher], memory_required=needed, force_full_load=True)
+    network.module.to(device)
+    tile = TILE
+    while True:
+        try:
+            return apply(network, pictures, blends, tile=tile, chunk_pixels=tile * tile * 2, on_progress=on_progress)
+        except comfy.model_management.OOM_EXCEPTION:
+            if tile <= SMALLEST_TILE:
+                raise
+            tile //= 2
+            network.forget()
+            comfy.model_management.soft_empty_cache()
+            log.warning("E2GAN ran out of memory and goes on with tiles of %d px.", tile)

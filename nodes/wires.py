@@ -1,0 +1,5 @@
+"""The pack's own wire types."""
+
+from comfy_api.latest import io
+
+E2GAN = io.Custom("HOTPATH_E2GAN")  # engine.e2gan.network.E2GAN: a base with the concepts chained onto it

@@ -1,0 +1,30 @@
+"""One real ComfyUI server for all tests in this folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hotpath.tools.client import Client
+from hotpath.tools.comfyui import ComfyUI, python_of
+from hotpath.tools.server import running
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test in this folder needs ComfyUI, so none has to say so."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker("comfy")
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Client]:
+    """A client to a headless ComfyUI with only this pack in it: object_info, queue, upload, image, log."""
+    tree = os.environ.get("HOTPATH_COMFYUI")
+    if not tree:
+        pytest.skip("needs a ComfyUI: run `python tools/dev.py test`, or set HOTPATH_COMFYUI to a ComfyUI folder")
+    with running(ComfyUI(Path(tree), python_of(Path(tree)))) as client:
+        yield client
