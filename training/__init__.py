@@ -1,0 +1,1 @@
+"""Learning: corpus, teachers, discriminator, losses and the loops that make E2GAN bases and concepts."""

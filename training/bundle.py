@@ -1,0 +1,135 @@
+"""Put trained weights into models/ with a card each, and write weights_manifest.json.
+
+    python -m hotpath.training.bundle [--base RUN/base.safetensors] [--concepts RUN/comic.safetensors ...]
+
+Without arguments only the cards and the manifest are written again, for instance after new scores.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from ..engine.e2gan.checkpoint import file_sha256, load_base, load_concept
+
+ROOT = Path(__file__).resolve().parents[1]
+MODELS, RESULTS = ROOT / "models", ROOT / "benchmarks" / "results.jsonl"
+BASE = "e2gan_base.safetensors"
+LICENCE = "apache-2.0"
+GOAL = {"lpips_ratio": 0.5, "kid_ratio": 0.3}
+DATA = "320 squares of free pictures: ComfyUI template media (MIT, most of them generated) and real photographs (see models/README.md)"
+
+
+def newest_scores() -> dict[str, dict]:
+    """The newest score row of each concept."""
+    rows = map(json.loads, RESULTS.read_text(encoding="utf-8").splitlines()) if RESULTS.exists() else []
+    return {row["concept"]: row for row in rows if row["benchmark"] == "e2gan_scores"}
+
+
+def settings_lines(info: dict) -> list[str]:
+    return [f"* {key}: {value}" for key, value in sorted(info.get("settings", {}).items())]
+
+
+def score_lines(row: dict | None) -> list[str]:
+    if row is None:
+        return ["Not scored yet."]
+    lines = [
+        f"On {row['pictures']} held-out pictures of {row['side_px']} px ({row['date']}, {row['device']}, torch {row['torch']}):",
+        "",
+        "| | this concept | untouched input | ratio | goal |",
+        "|---|---|---|---|---|",
+        f"| LPIPS (VGG) to the teacher | {row['lpips_student']:.3f} ± {row['lpips_student_se']:.3f} | {row['lpips_input']:.3f} "
+        f"| {row['lpips_ratio']:.2f} | 0.5 |",
+        f"| KID (EfficientNet-Lite0) to the teacher | {row['kid_student']:.4f} | {row['kid_input']:.4f} | {row['kid_ratio']:.2f} | 0.3 |",
+    ]
+    if "lpips_full" in row:
+        lines += ["", f"A full fine-tune with the same steps: LPIPS {row['lpips_full']:.3f}, KID {row['kid_full']:.4f}."]
+    missed = [name.split("_")[0].upper() for name, goal in GOAL.items() if row[name] > goal]
+    if missed:
+        lines += ["", f"**Misses its goal in {' and '.join(missed)}**: see benchmarks/LOG.md for the reasons."]
+    return lines
+
+
+def concept_card(path: Path, row: dict | None) -> str:
+    concept = load_concept(path)
+    info = concept.info
+    seen = "The base was trained on this look too." if info["seen_by_base"] else "The base never saw this look."
+    lines = [
+        f"# {concept.name}",
+        "",
+        f"Prompt: \"{info['prompt']}\". Teacher: {info['teacher']} (licence: {info['teacher_licence']}). {seen}",
+        "",
+        f"{concept.numbers} numbers, {path.stat().st_size / 1e6:.3f} MB. Base sha256: `{concept.base_sha256}`. Licence: {LICENCE}.",
+        "",
+        f"Data: {DATA}. Trained on: {info['device']}, {info['minutes_of_last_start']} min.",
+        f"Command: `python -m hotpath.training.concept --base models/{BASE} --concept {concept.name} --out RUN`, settings:",
+        "",
+        *settings_lines(info),
+        "",
+        "## Scores",
+        "",
+        *score_lines(row),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def base_card(path: Path) -> str:
+    base = load_base(path)
+    lines = [
+        f"# {path.stem}",
+        "",
+        f"E²GAN base, {sum(t.numel() for t in base.weights.values()) / 1e6:.2f} M weights, {path.stat().st_size / 1e6:.1f} MB. "
+        f"sha256: `{base.sha256}`. Licence: {LICENCE}.",
+        "",
+        f"Data: {DATA}. Trained on: {base.info['device']}.",
+        "Command: `python -m hotpath.training.base --out RUN`, settings:",
+        "",
+        *settings_lines(dict(base.info)),
+        "",
+        "## Concepts it was trained on",
+        "",
+        *(f"* {name}: \"{prompt}\"" for name, prompt in base.info["concepts"].items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def entry(path: Path, measured: str) -> dict[str, object]:
+    """A line of the manifest; field names are those of ComfyUI's embedded model metadata."""
+    concept = path.parent.name == "concepts"
+    return {
+        "id": f"e2gan-{path.stem.removeprefix('e2gan_').replace('_', '-')}",
+        "name": path.name,
+        "directory": "e2gan/concepts" if concept else "e2gan",
+        "path": path.relative_to(ROOT).as_posix(),
+        "hash": file_sha256(path),
+        "hash_type": "SHA256",
+        "size": path.stat().st_size,
+        "license": LICENCE,
+        "needs": ["e2gan-base"] if concept else [],
+        "measured": measured,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", type=Path, help="base file to bundle")
+    parser.add_argument("--concepts", type=Path, nargs="*", default=[], help="concept files to bundle")
+    args = parser.parse_args()
+    (MODELS / "concepts").mkdir(parents=True, exist_ok=True)
+    if args.base:
+        shutil.copyfile(args.base, MODELS / BASE)
+    for path in args.concepts:
+        shutil.copyfile(path, MODELS / "concepts" / path.name)
+    scores, weights = newest_scores(), [entry(MODELS / BASE, "see benchmarks/results.jsonl, e2gan_speed")]
+    (MODELS / BASE).with_suffix(".md").write_text(base_card(MODELS / BASE), encoding="utf-8")
+    for path in sorted((MODELS / "concepts").glob("*.safetensors")):
+        row = scores.get(path.stem)
+        path.with_suffix(".md").write_text(concept_card(path, row), encoding="utf-8")
+        measured = f"LPIPS ratio {row['lpips_ratio']:.2f}, KID ratio {row['kid_ratio']:.2f}, {row['date']}" if row else "not scored"
+        weights.append(entry(path, measured))
+    manifest = json.dumps({"schema": 1, "weights": weights}, indent=1)
+    (ROOT / "weights_manifest.json").write_text(manifest + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
