@@ -57,7 +57,7 @@ def concept_card(path: Path, row: dict | None) -> str:
     lines = [
         f"# {concept.name}",
         "",
-        f"Prompt: \"{info['prompt']}\". Teacher: {info['teacher']} (licence: {info['teacher_licence']}). {seen}",
+        f'Prompt: "{info["prompt"]}". Teacher: {info["teacher"]} (licence: {info["teacher_licence"]}). {seen}',
         "",
         f"{concept.numbers} numbers, {path.stat().st_size / 1e6:.3f} MB. Base sha256: `{concept.base_sha256}`. Licence: {LICENCE}.",
         "",
@@ -88,7 +88,7 @@ def base_card(path: Path) -> str:
         "",
         "## Concepts it was trained on",
         "",
-        *(f"* {name}: \"{prompt}\"" for name, prompt in base.info["concepts"].items()),
+        *(f'* {name}: "{prompt}"' for name, prompt in base.info["concepts"].items()),
     ]
     return "\n".join(lines) + "\n"
 
@@ -125,7 +125,9 @@ def main() -> None:
     for path in sorted((MODELS / "concepts").glob("*.safetensors")):
         row = scores.get(path.stem)
         path.with_suffix(".md").write_text(concept_card(path, row), encoding="utf-8")
-        measured = f"LPIPS ratio {row['lpips_ratio']:.2f}, KID ratio {row['kid_ratio']:.2f}, {row['date']}" if row else "not scored"
+        measured = (
+            f"LPIPS ratio {row['lpips_ratio']:.2f}, KID ratio {row['kid_ratio']:.2f}, {row['date']}" if row else "not scored"
+        )
         weights.append(entry(path, measured))
     manifest = json.dumps({"schema": 1, "weights": weights}, indent=1)
     (ROOT / "weights_manifest.json").write_text(manifest + "\n", encoding="utf-8")

@@ -108,7 +108,7 @@ def _load_base(path: Path, _modified: int, _size: int) -> Base:
     facts, tensors = _read(path, BASE_FORMAT)
     try:
         architecture = Architecture(**facts["architecture"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise WeightsInvalid(
             f"{path.name} names an architecture this hotpath does not know ({error}): update hotpath."
         ) from error

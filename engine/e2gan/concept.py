@@ -20,13 +20,16 @@ TEXT = tuple(f"transformer.{name}" for name in ("text_q", "text_k", "text_v", "t
 FEED_FORWARD = ("transformer.ff_in", "transformer.ff_out")
 DOWN = ("stem.conv", "down1.conv", "down2.conv", "ds.conv")
 UP = ("us.conv", "up1.conv", "up2.conv", "head")
-CRUCIAL_LAYERS = (*DOWN, *ATTENTION, *TEXT, *FEED_FORWARD, *UP)
+MODULATION = ("modulation.outer",)
+CRUCIAL_LAYERS = (*DOWN, *ATTENTION, *TEXT, *FEED_FORWARD, *UP, *MODULATION)
 
-# 82 thousand numbers with the default architecture: more where the look is made (Upsample), less where tensors are wide.
+# 87 thousand numbers with the default architecture: more where the look is made (Upsample), less where tensors are wide.
 DEFAULT_RANKS = {
     **{"stem.conv": 8, "down1.conv": 4, "down2.conv": 4, "ds.conv": 4},
     **dict.fromkeys(ATTENTION + TEXT, 3),
     **dict.fromkeys(FEED_FORWARD, 2),
+    # For one concept the layer's input is one vector, so rank 1 already sets every scale and shift freely.
+    **dict.fromkeys(MODULATION, 1),
     **{"us.conv": 4, "up1.conv": 8, "up2.conv": 8, "head": 8},
 }
 
@@ -64,7 +67,9 @@ class Concept:
             weight = weights.get(f"{layer}.weight")
             if weight is None or layer not in CRUCIAL_LAYERS:
                 raise WeightsInvalid(f"Concept '{self.name}' changes the layer '{layer}', which is not a crucial layer of E2GAN.")
-            if (b.shape[0], *a.shape[1:]) != tuple(weight.shape) or b.shape[1] != a.shape[0]:
+            out, inputs, *kernel = weight.shape
+            rank = a.shape[0] if a.ndim else 0
+            if a.shape != (rank, inputs, *kernel) or b.shape != (out, rank, *(1 for _ in kernel)):
                 raise WeightsInvalid(
                     f"Concept '{self.name}', layer '{layer}': expected factors of a {tuple(weight.shape)} weight, "
                     f"got A {tuple(a.shape)} and B {tuple(b.shape)}; the file is damaged or of another architecture."

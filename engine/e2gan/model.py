@@ -9,16 +9,19 @@ those choices are ours, made by measuring (see benchmarks/LOG.md):
   blocks only; the two additions cost nothing and keep edges that the 1/8 map cannot hold.
 * Upsampling: nearest, then 3 x 3. Every output pixel receives the same number of products (no checkerboard), and the
   weights are plain convolutions, which peft can adapt (it cannot adapt transposed ones).
-* Norm: instance norm (`kernels/instance_norm`) before the transformer block and inside the ResNet blocks, none on the way up: a norm there
-  takes out the mean of each channel, and with it what the text says (a base trained so ignored its prompt).
+* Norm: instance norm (`kernels/instance_norm`) before the transformer block and inside the ResNet blocks, none on the way up: a norm
+  there takes out the mean of each channel, and with it colour.
 * Transformer block at 1/16 of the picture's side with one head (softmax cost grows with heads); self-attention reads keys and
   values from a summary of at most 16 x 16 cells, so its cost grows with pixels, never with their square.
-* Text: cross-attention to `context` [B, T, text_width]; its keys and values depend on the concept alone and can be
-  computed once (`context_kv`).
+* Text: cross-attention in the transformer block as in the figure, and beside it a scale and a shift for the channels of each
+  normed or upsampled map, computed from the mean token (modulation as in GigaGAN; conditional instance norm, Dumoulin et al.
+  2017). With cross-attention alone the base ignored its prompt. All of it depends on the concept only and is computed once
+  (`read`).
 """
 
 import math
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +29,15 @@ from torch import Tensor, nn
 
 from ...kernels.instance_norm import instance_norm
 
-ContextKV = tuple[Tensor, Tensor]  # keys and values, each [B, T, C]
+Modulation = tuple[Tensor, Tensor]  # scale and shift of each channel, each [B, C]
+
+
+class Text(NamedTuple):
+    """What the network reads in a text context: keys and values [B, T, C], and modulations [B, M] of `Generator.modulated`."""
+
+    keys: Tensor
+    values: Tensor
+    modulations: Tensor
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,14 @@ class Architecture:
     text_width: int = 384
     text_tokens: int = 16
     summary_cells: int = 16
+    modulation_width: int = 64
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not isinstance(value, int) or not 1 <= value <= 4096:
+                raise ValueError(f"expected {name} to be a whole number from 1 to 4096, got {value!r}")
+        if self.width % self.heads:
+            raise ValueError(f"expected width {self.width} to be a multiple of the {self.heads} heads")
 
     @property
     def multiple(self) -> int:
@@ -50,54 +69,53 @@ class Architecture:
         return asdict(self)
 
 
-class ChannelNorm(nn.Module):
-    """Instance norm with scale and shift over [B, C, H, W]."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return instance_norm(x, self.weight, self.bias)
-
-
 class ResNetBlock(nn.Module):
     """RB: x + norm(conv(relu(norm(conv(x)))))."""
 
     def __init__(self, channels: int, ops) -> None:
         super().__init__()
         self.conv1 = ops.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norm1 = ChannelNorm(channels)
         self.conv2 = ops.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norm2 = ChannelNorm(channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+    def forward(self, x: Tensor, first: Modulation, second: Modulation) -> Tensor:
+        return x + instance_norm(self.conv2(F.relu(instance_norm(self.conv1(x), *first))), *second)
 
 
 class Down(nn.Module):
-    """Convolution, norm if asked for, ReLU: the stem and every halving of the resolution."""
+    """Convolution, norm if modulated, ReLU: the stem and every halving of the resolution."""
 
-    def __init__(self, channels: int, out: int, ops, *, stride: int = 2, norm: bool = False) -> None:
+    def __init__(self, channels: int, out: int, ops, *, stride: int = 2, bias: bool = False) -> None:
         super().__init__()
-        self.conv = ops.Conv2d(channels, out, 3, stride=stride, padding=1, bias=not norm)
-        self.norm = ChannelNorm(out) if norm else nn.Identity()
+        self.conv = ops.Conv2d(channels, out, 3, stride=stride, padding=1, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.norm(self.conv(x)))
+    def forward(self, x: Tensor, modulation: Modulation | None = None) -> Tensor:
+        x = self.conv(x)
+        return F.relu(x if modulation is None else instance_norm(x, *modulation))
 
 
 class Up(nn.Module):
-    """Nearest upsampling, convolution, plus the encoder's map of that resolution, ReLU."""
+    """Nearest upsampling, convolution, plus the encoder's map of that resolution, scale and shift, ReLU."""
 
     def __init__(self, channels: int, out: int, ops) -> None:
         super().__init__()
-        self.conv = ops.Conv2d(channels, out, 3, padding=1)
+        self.conv = ops.Conv2d(channels, out, 3, padding=1, bias=False)
 
-    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, modulation: Modulation, skip: Tensor | None = None) -> Tensor:
         x = self.conv(F.interpolate(x, scale_factor=2))
-        return F.relu(x if skip is None else x + skip)
+        x = x if skip is None else x + skip
+        scale, shift = (tensor[:, :, None, None].to(x.dtype) for tensor in modulation)
+        return F.relu(torch.addcmul(shift, x, scale))
+
+
+class TextModulation(nn.Module):
+    """Text context [B, T, W] to a scale (around 1) and a shift for each of `channels`, as [B, 2 * channels]."""
+
+    def __init__(self, text_width: int, hidden: int, channels: int, ops) -> None:
+        super().__init__()
+        self.inner, self.outer = ops.Linear(text_width, hidden), ops.Linear(hidden, 2 * channels)
+
+    def forward(self, context: Tensor) -> Tensor:
+        return self.outer(F.silu(self.inner(context.mean(1))))
 
 
 class TransformerBlock(nn.Module):
@@ -116,6 +134,7 @@ class TransformerBlock(nn.Module):
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (t.unflatten(2, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))  # [B, heads, N, C / heads]
+        k, v = (t.expand(len(q), -1, -1, -1) for t in (k, v))  # one text may serve the whole batch
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
     def summary(self, tokens: Tensor, height: int, width: int) -> Tensor:
@@ -126,13 +145,13 @@ class TransformerBlock(nn.Module):
         grid = tokens.unflatten(1, (height, width)).permute(0, 3, 1, 2)
         return F.adaptive_avg_pool2d(grid, cells).flatten(2).transpose(1, 2)
 
-    def forward(self, x: Tensor, text: ContextKV) -> Tensor:
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         height, width = x.shape[2:]
         tokens = x.permute(0, 2, 3, 1).flatten(1, 2)  # [B, H * W, C]
         normed = self.norm1(tokens)
         few = self.summary(normed, height, width)
         tokens = tokens + self.to_out(self.attention(self.to_q(normed), self.to_k(few), self.to_v(few)))
-        tokens = tokens + self.text_out(self.attention(self.text_q(self.norm2(tokens)), *text))
+        tokens = tokens + self.text_out(self.attention(self.text_q(self.norm2(tokens)), keys, values))
         tokens = tokens + self.ff_out(F.gelu(self.ff_in(self.norm3(tokens))))
         return tokens.unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
@@ -147,30 +166,38 @@ class Generator(nn.Module):
         super().__init__()
         self.architecture = a = architecture or Architecture()
 
-        self.stem = Down(12, a.stem_width, ops, stride=1)  # H/2, after space-to-depth
-        self.down1 = Down(a.stem_width, a.down1_width, ops)  # H/4
-        self.down2 = Down(a.down1_width, a.width, ops, norm=True)  # H/8
+        self.stem = Down(12, a.stem_width, ops, stride=1, bias=True)  # H/2, after space-to-depth
+        self.down1 = Down(a.stem_width, a.down1_width, ops, bias=True)  # H/4
+        self.down2 = Down(a.down1_width, a.width, ops)  # H/8
         self.res1 = ResNetBlock(a.width, ops)
         self.res2 = ResNetBlock(a.width, ops)
-        self.ds = Down(a.width, a.width, ops, norm=True)  # H/16
+        self.ds = Down(a.width, a.width, ops)  # H/16
         self.transformer = TransformerBlock(a.width, a.heads, a.text_width, a.summary_cells, ops)
         self.us = Up(a.width, a.width, ops)  # H/8
         self.res3 = ResNetBlock(a.width, ops)
         self.up1 = Up(a.width, a.down1_width, ops)  # H/4
         self.up2 = Up(a.down1_width, a.stem_width, ops)  # H/2
         self.head = ops.Conv2d(a.stem_width, 12, 3, padding=1)
+        # Channels of each modulated map, in the order of the forward pass: down2, res1, res2, ds, us, res3, up1, up2.
+        self.modulated = (*[a.width] * 9, a.down1_width, a.stem_width)
+        self.modulation = TextModulation(a.text_width, a.modulation_width, sum(self.modulated), ops)
 
-    def context_kv(self, context: Tensor) -> ContextKV:
-        """Keys and values of the cross-attention, computed once per concept."""
-        return self.transformer.text_k(context), self.transformer.text_v(context)
+    def read(self, context: Tensor) -> Text:
+        """What depends on the text context [B, T, text_width] alone, computed once per concept."""
+        block = self.transformer
+        return Text(block.text_k(context), block.text_v(context), self.modulation(context))
 
-    def forward(self, image: Tensor, context: Tensor | None = None, text: ContextKV | None = None) -> Tensor:
-        text = text if text is not None else self.context_kv(context)
+    def forward(self, image: Tensor, context: Tensor | None = None, text: Text | None = None) -> Tensor:
+        text = text if text is not None else self.read(context)
+        scales, shifts = text.modulations.chunk(2, 1)
+        m = list(zip((1 + scales).split(self.modulated, 1), shifts.split(self.modulated, 1), strict=True))
         half = self.stem(F.pixel_unshuffle(image, 2))
         quarter = self.down1(half)
-        x = self.res2(self.res1(self.down2(quarter)))
-        x = self.us(self.transformer(self.ds(x), text))
-        x = self.up2(self.up1(self.res3(x), quarter), half)
+        x = self.down2(quarter, m[0])
+        x = self.res2(self.res1(x, m[1], m[2]), m[3], m[4])
+        x = self.us(self.transformer(self.ds(x, m[5]), text.keys, text.values), m[6])
+        x = self.up1(self.res3(x, m[7], m[8]), m[9], quarter)
+        x = self.up2(x, m[10], half)
         return torch.tanh(F.pixel_shuffle(self.head(x), 2))
 
 
@@ -192,6 +219,7 @@ def initialise(generator: Generator, seed: int) -> Generator:
         signs = torch.cat([torch.eye(12), -torch.eye(12)])  # [24, 12]
         generator.stem.conv.weight[:24] = 0
         generator.stem.conv.weight[:24, :, 1, 1] = signs
+        generator.modulation.outer.weight.zero_()
         generator.up2.conv.weight.mul_(0.5)
         generator.transformer.text_v.weight.mul_(3)  # the mean of 16 tokens is short
         generator.head.weight.mul_(0.1)

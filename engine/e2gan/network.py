@@ -16,7 +16,7 @@ from torch.func import functional_call
 from ..errors import InvalidInput
 from .checkpoint import Base
 from .concept import Blend, Concept, blended_context, check_strength, merged_weights
-from .model import ContextKV, Generator
+from .model import Generator, Text
 from .tiling import pad_to_multiple, tiled
 
 CACHED_BLENDS = 16
@@ -25,10 +25,21 @@ TILE, OVERLAP = 1536, 128
 
 @dataclass(frozen=True)
 class Derived:
-    """What a blend changes, ready to run: layer weights by name, and the cross-attention's keys and values."""
+    """What a blend changes, ready to run: layer weights by name, and what the network reads in its context."""
 
     weights: Mapping[str, Tensor]
-    text: ContextKV
+    text: Text
+
+
+class _Reader(torch.nn.Module):
+    """The generator's `read` as a forward pass, which is what functional_call runs."""
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, context: Tensor) -> Text:
+        return self.generator.read(context)
 
 
 class Network:
@@ -70,20 +81,14 @@ class Network:
             tensor = tensor.to(**layout)
             weights[name] = tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
         context = blended_context(blend, self.base.neutral_context).unsqueeze(0).to(**layout)
-        block = self.module.transformer
-        pick = {f"{layer}.weight": weights.get(f"transformer.{layer}.weight") for layer in ("text_k", "text_v")}
-        keys, values = (
-            torch.nn.functional.linear(
-                context, getattr(block, layer).weight if changed is None else changed, getattr(block, layer).bias
-            )
-            for layer, changed in zip(("text_k", "text_v"), pick.values(), strict=True)
+        return Derived(
+            weights,
+            functional_call(_Reader(self.module), {f"generator.{name}": tensor for name, tensor in weights.items()}, (context,)),
         )
-        return Derived(weights, (keys, values))
 
     def _run(self, image: Tensor, derived: Derived) -> Tensor:
-        text = tuple(tensor.expand(image.shape[0], -1, -1) for tensor in derived.text)
         image = image.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
-        return functional_call(self.module, dict(derived.weights), (image,), {"text": text})
+        return functional_call(self.module, dict(derived.weights), (image,), {"text": derived.text})
 
     @torch.inference_mode()
     def __call__(self, image: Tensor, blend: Blend, *, tile: int | None = None) -> Tensor:

@@ -23,7 +23,10 @@ def fitting_concepts(e2gan: E2GAN, paths: Iterable[Path], strength: float) -> tu
     for path in paths:
         try:
             concept = load_concept(path)
-            fitting[concept.name.replace("_", " ")] = e2gan.with_concept(concept, strength)
+            label = concept.name.replace("_", " ")
+            if label in fitting:  # the same name in another folder
+                label = f"{label} ({path.parent.name})"
+            fitting[label] = e2gan.with_concept(concept, strength)
         except HotpathError as error:
             reasons.append(str(error))
     return fitting, reasons
