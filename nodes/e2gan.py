@@ -5,9 +5,10 @@ from comfy_api.latest import io
 
 from ..engine.e2gan.checkpoint import load_base, load_concept
 from ..engine.e2gan.concept import STRENGTH_RANGE
-from ..engine.e2gan.network import E2GAN
+from ..engine.e2gan.network import E2GAN, check_pictures
 from ..engine.e2gan.sheet import fitting_concepts, labelled_grid
 from ..engine.errors import InvalidInput
+from ..engine.pictures import composite, out_of_range, scaled_to
 from ..engine.precision import CHOICES
 from . import host, wires
 
@@ -116,10 +117,11 @@ class ApplyE2GAN(io.ComfyNode):
     def execute(
         cls, e2gan: E2GAN, image: torch.Tensor, mix: float, precision: str, mask: torch.Tensor | None = None
     ) -> io.NodeOutput:
-        host.warn_if_out_of_range(image)
+        if sentence := out_of_range(image):
+            host.log.warning(sentence)
         pictures = host.to_engine(image)
         edited = host.to_image(host.run(e2gan.base, pictures, [e2gan.blend], precision, host.Progress(len(image))))
-        return io.NodeOutput(host.composite(image, edited, mix, mask))
+        return io.NodeOutput(composite(image, edited, mix, mask))
 
 
 class E2GANConceptSheet(io.ComfyNode):
@@ -157,12 +159,12 @@ class E2GANConceptSheet(io.ComfyNode):
             host.log.info("Concept sheet leaves one out: %s", reason)
         if not styled:
             raise InvalidInput("Expected at least one concept for this base in models/e2gan/concepts, found none: put one there.")
-        picture = host.scaled_to(host.to_engine(image[:1]), cell)
+        picture = scaled_to(check_pictures(host.to_engine(image[:1])), cell)
         batch = picture.expand(len(styled), -1, -1, -1)
         edited = host.run(
             e2gan.base, batch, [variant.blend for variant in styled.values()], precision, host.Progress(len(styled))
         )
-        return io.NodeOutput(host.to_image(labelled_grid(torch.cat([picture[:, :3], edited]), ["photograph", *styled], columns)))
+        return io.NodeOutput(host.to_image(labelled_grid(torch.cat([picture, edited]), ["photograph", *styled], columns)))
 
 
 NODES = [LoadE2GAN, E2GANConcept, ApplyE2GAN, E2GANConceptSheet]

@@ -2,22 +2,21 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 import comfy.model_management
 import comfy.model_patcher
 import comfy.utils
 import folder_paths
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from ..engine.e2gan.checkpoint import Base
 from ..engine.e2gan.concept import Blend
 from ..engine.e2gan.network import TILE, Network, apply
-from ..engine.errors import InvalidInput, WeightsMissing
+from ..engine.errors import WeightsMissing
 from ..engine.precision import choose
 
 log = logging.getLogger("hotpath")
@@ -27,8 +26,6 @@ BASES, CONCEPTS = "e2gan", "e2gan_concepts"
 SMALLEST_TILE = 256
 # Peak activation memory of the generator, in numbers per pixel: stem, its upsampled twin and the skip at 1/2, 128 maps at 1/4.
 NUMBERS_PER_PIXEL = 110
-
-_networks: WeakKeyDictionary[Base, dict[torch.dtype, tuple[Network, object]]] = WeakKeyDictionary()
 
 
 def register_folders() -> None:
@@ -79,34 +76,6 @@ def to_image(pictures: Tensor) -> Tensor:
     return (pictures.movedim(1, -1) + 1).mul_(0.5).clamp_(0, 1)
 
 
-def warn_if_out_of_range(image: Tensor) -> None:
-    """Say once a run that values outside 0..1 are clamped."""
-    if image.numel() and not (image.min() >= 0 and image.max() <= 1):
-        low, high = image.min().item(), image.max().item()
-        log.warning("Expected picture values in 0..1, got %.2f to %.2f: they are clamped; check the node before.", low, high)
-
-
-def scaled_to(pictures: Tensor, longer_side: int) -> Tensor:
-    """[B, C, H, W] scaled so that the longer side has `longer_side` px."""
-    scale = longer_side / max(pictures.shape[2:])
-    size = [max(1, round(side * scale)) for side in pictures.shape[2:]]
-    return F.interpolate(pictures, size, mode="bilinear", antialias=True).clamp(-1, 1)
-
-
-def composite(image: Tensor, edited: Tensor, mix: float, mask: Tensor | None) -> Tensor:
-    """Lay `edited` over `image` (both [B, H, W, C], 0..1) by `mix` and, if given, a mask [1 or B, h, w]; alpha stays."""
-    colour = image[..., :3].to(edited).clamp(0, 1).expand_as(edited)
-    weight = torch.full_like(edited[..., :1], mix)
-    if mask is not None:
-        mask = mask.reshape(-1, *mask.shape[-2:]).to(edited)
-        if len(mask) not in (1, len(image)):
-            raise InvalidInput(f"Expected 1 mask or one for each of the {len(image)} pictures, got {len(mask)}.")
-        mask = F.interpolate(mask.unsqueeze(1), edited.shape[1:3], mode="bilinear").movedim(1, -1)
-        weight = weight * mask.clamp(0, 1)
-    result = edited if mask is None and mix == 1 else torch.lerp(colour, edited, weight)
-    return torch.cat([result, image[..., 3:].to(result)], -1) if image.shape[-1] == 4 else result
-
-
 class Progress:
     """A progress bar with preview; each update is also where a Cancel takes effect."""
 
@@ -122,16 +91,14 @@ class Progress:
         self.bar.update_absolute(done, self.total, preview)
 
 
+@lru_cache(maxsize=2)
 def _hosted(base: Base, dtype: torch.dtype) -> tuple[Network, object]:
-    """The network of a base in a dtype, with the patcher by which ComfyUI loads and offloads it."""
-    hosted = _networks.setdefault(base, {})
-    if dtype not in hosted:
-        network = Network(base, dtype)
-        # Looked up now, not at import: newer versions put another class here after start-up.
-        patcher_class = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
-        device = comfy.model_management.get_torch_device()
-        hosted[dtype] = (network, patcher_class(network.module, device, comfy.model_management.unet_offload_device()))
-    return hosted[dtype]
+    """The network of a base in a dtype, with the patcher by which ComfyUI loads and offloads it; the last two are kept."""
+    network = Network(base, dtype)
+    # Looked up now, not at import: newer versions put another class here after start-up.
+    patcher_class = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    device = comfy.model_management.get_torch_device()
+    return network, patcher_class(network.module, device, comfy.model_management.unet_offload_device())
 
 
 def run(

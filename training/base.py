@@ -1,6 +1,6 @@
 """Train an E2GAN base: one generator over the concept pool, told by text which edit to make.
 
-    python -m hotpath.training.base --out RUN --steps 6000 [--resume]
+    python -m hotpath.training.base --out RUN [--resume]
 
 Writes into RUN: checkpoint.safetensors (resumable), log.jsonl, grid.png (photograph | teacher | student), base.safetensors.
 """
@@ -18,6 +18,7 @@ from ..engine.e2gan.model import Architecture, Generator, initialise
 from .grid import save_grid
 from .loop import Pairs, Settings, Trainer
 from .lpips_weights import load_lpips
+from .photographs import DATA
 from .report import Progress
 from .sources import cache_dir, fetch
 from .teachers import CONCEPT_POOL, NEUTRAL, PoolConcept
@@ -53,7 +54,7 @@ def settings_from(args: argparse.Namespace, defaults: Settings) -> Settings:
 
 
 def main() -> None:
-    defaults = Settings(steps=6000)
+    defaults = Settings(steps=4500, crop=160, loss_crop=96, lr=1.2e-3)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_common_arguments(parser, defaults)
     args = parser.parse_args()
@@ -81,6 +82,7 @@ def main() -> None:
     info = {
         "concepts": {concept.name: concept.prompt for concept in concepts},
         "pictures": len(pairs.photographs),
+        "data": DATA,
         "settings": {key: str(value) for key, value in vars(settings).items()},
         "device": args.device,
         "minutes_of_last_start": round((time.time() - started) / 60, 1),

@@ -11,13 +11,13 @@ import shutil
 from pathlib import Path
 
 from ..engine.e2gan.checkpoint import file_sha256, load_base, load_concept
+from .photographs import DATA
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS, RESULTS = ROOT / "models", ROOT / "benchmarks" / "results.jsonl"
 BASE = "e2gan_base.safetensors"
 LICENCE = "apache-2.0"
 GOAL = {"lpips_ratio": 0.5, "kid_ratio": 0.3}
-DATA = "320 squares of free pictures: ComfyUI template media (MIT, most of them generated) and real photographs (see models/README.md)"
 
 
 def newest_scores() -> dict[str, dict]:
@@ -61,7 +61,7 @@ def concept_card(path: Path, row: dict | None) -> str:
         "",
         f"{concept.numbers} numbers, {path.stat().st_size / 1e6:.3f} MB. Base sha256: `{concept.base_sha256}`. Licence: {LICENCE}.",
         "",
-        f"Data: {DATA}. Trained on: {info['device']}, {info['minutes_of_last_start']} min.",
+        f"Data: {info['pictures']} squares of {DATA}. Trained on: {info['device']}, {info['minutes_of_last_start']} min.",
         f"Command: `python -m hotpath.training.concept --base models/{BASE} --concept {concept.name} --out RUN`, settings:",
         "",
         *settings_lines(info),
@@ -81,7 +81,7 @@ def base_card(path: Path) -> str:
         f"E²GAN base, {sum(t.numel() for t in base.weights.values()) / 1e6:.2f} M weights, {path.stat().st_size / 1e6:.1f} MB. "
         f"sha256: `{base.sha256}`. Licence: {LICENCE}.",
         "",
-        f"Data: {DATA}. Trained on: {base.info['device']}.",
+        f"Data: {base.info['pictures']} squares of {DATA}. Trained on: {base.info['device']}.",
         "Command: `python -m hotpath.training.base --out RUN`, settings:",
         "",
         *settings_lines(dict(base.info)),

@@ -1,6 +1,6 @@
 """Train a concept: LoRA on the crucial layers of a frozen base (E2GAN), or a full fine-tune for comparison.
 
-    python -m hotpath.training.concept --base models/base.safetensors --concept comic --out RUN --steps 400 [--resume]
+    python -m hotpath.training.concept --base models/base.safetensors --concept comic --out RUN [--resume]
 
 Writes into RUN: checkpoint.safetensors (resumable), log.jsonl, grid.png (photograph | teacher | student) and
 <concept>.safetensors. With --full every weight is trained and <concept>_full.safetensors is a whole base file.
@@ -20,7 +20,9 @@ from .base import add_common_arguments, load_pairs, settings_from
 from .grid import save_grid
 from .loop import Settings, Trainer
 from .lora import attach, factors
+from .losses import LossWeights
 from .lpips_weights import load_lpips
+from .photographs import DATA
 from .report import Progress
 from .sources import fetch
 from .teachers import POOL
@@ -34,7 +36,8 @@ def generator_of(base: Base, device: str) -> Generator:
 
 
 def main() -> None:
-    defaults = Settings(steps=400, lr=2e-3, warmup=20, adversarial_from=0, ema=0.98)
+    weights = LossWeights(adversarial=0.02)
+    defaults = Settings(steps=560, crop=160, loss_crop=96, lr=1e-2, warmup=20, adversarial_from=0, ema=0.98, weights=weights)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_common_arguments(parser, defaults)
     parser.add_argument("--base", type=Path, required=True, help="base file")
@@ -64,6 +67,7 @@ def main() -> None:
         "teacher": wanted.teacher.source,
         "teacher_licence": wanted.teacher.licence,
         "pictures": len(pairs.photographs),
+        "data": DATA,
         "seen_by_base": args.concept in base.info.get("concepts", {}),
         "settings": {key: str(value) for key, value in vars(settings).items()},
         "device": args.device,

@@ -17,7 +17,7 @@ class LossWeights:
 
 
 class PatchDiscriminator(nn.Module):
-    """Realness of overlapping 34 px patches of (photograph, edit), after pix2pix (Isola et al. 2017), as a map [B, 1, h, w].
+    """Realness of overlapping 26 px patches of (photograph, edit), after pix2pix (Isola et al. 2017), as a map [B, 1, h, w].
 
     A concept index adds a learned projection (Miyato & Koyama 2018), so that one discriminator serves many concepts.
     """

@@ -1,7 +1,7 @@
 """The photo corpus: pictures free to train on, cut into 512 px squares, split into train and held-out by scene.
 
 Template media are MIT-licensed pictures and clips, most of them made by generative models; the rest are real photographs
-under CC-BY-4.0, CC0 or in the public domain (see ATTRIBUTION in models/README.md).
+under CC-BY-4.0, CC0 or in the public domain (credits in models/README.md).
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, ImageSequence
 from .sources import Packages
 
 Image.MAX_IMAGE_PIXELS = None
+DATA = "ComfyUI template media (MIT, most of it generated) and real photographs (CC-BY-4.0, CC0, public domain); see models/README.md"
 SIDE = 512
 HELD_OUT_PERCENT = 14
 

@@ -202,10 +202,9 @@ class Generator(nn.Module):
 
 
 def initialise(generator: Generator, seed: int) -> Generator:
-    """Start values: the network leaves a picture nearly as it is, and everything deeper adds a little.
+    """Start values: He's for convolutions, variance 1 / fan-in for linear layers, no modulation, and a way through for the picture.
 
-    He's values for convolutions and 1 / fan-in for linear layers; then the picture's 12 numbers pass through the stem as 12
-    positive and 12 negative parts, over the skip, and are put together again in the head.
+    Its 12 numbers pass the stem as 12 positive and 12 negative parts, go over the skip, and are put together again in the head.
     """
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():

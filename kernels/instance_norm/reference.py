@@ -3,7 +3,8 @@
 from torch import Tensor
 
 
-def instance_norm_reference(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def instance_norm_reference(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
+    """[B, C, H, W] with `scale` and `shift` [1, C] or [B, C]."""
     mean = x.mean((2, 3), keepdim=True)
     variance = (x - mean).square().mean((2, 3), keepdim=True)
-    return (x - mean) / (variance + eps).sqrt() * weight.view(1, -1, 1, 1) + bias.view(1, -1, 1, 1)
+    return (x - mean) / (variance + eps).sqrt() * scale[:, :, None, None] + shift[:, :, None, None]

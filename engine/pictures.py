@@ -1,0 +1,36 @@
+"""Pictures around a network: range, scale, and laying an edit over the original."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import InvalidInput
+
+
+def out_of_range(image: Tensor) -> str | None:
+    """A sentence if values lie outside 0..1 (they are clamped), else None."""
+    if not image.numel() or (image.min() >= 0 and image.max() <= 1):
+        return None
+    low, high = image.min().item(), image.max().item()
+    return f"Expected picture values in 0..1, got {low:.2f} to {high:.2f}: they are clamped; check the node before."
+
+
+def scaled_to(pictures: Tensor, longer_side: int) -> Tensor:
+    """[B, C, H, W] scaled so that the longer side has `longer_side` px."""
+    scale = longer_side / max(pictures.shape[2:])
+    size = [max(1, round(side * scale)) for side in pictures.shape[2:]]
+    return F.interpolate(pictures, size, mode="bilinear", antialias=True).clamp(-1, 1)
+
+
+def composite(image: Tensor, edited: Tensor, mix: float, mask: Tensor | None) -> Tensor:
+    """Lay `edited` over `image` (both [B, H, W, C], 0..1) by `mix` and, if given, a mask [1 or B, h, w]; alpha stays."""
+    colour = image[..., :3].to(edited).clamp(0, 1).expand_as(edited)
+    weight = torch.full_like(edited[..., :1], mix)
+    if mask is not None:
+        mask = mask.reshape(-1, *mask.shape[-2:]).to(edited)
+        if len(mask) not in (1, len(image)):
+            raise InvalidInput(f"Expected 1 mask or one for each of the {len(image)} pictures, got {len(mask)}.")
+        mask = F.interpolate(mask.unsqueeze(1), edited.shape[1:3], mode="bilinear").movedim(1, -1)
+        weight = weight * mask.clamp(0, 1)
+    result = edited if mask is None and mix == 1 else torch.lerp(colour, edited, weight)
+    return torch.cat([result, image[..., 3:].to(result)], -1) if image.shape[-1] == 4 else result

@@ -1,0 +1,93 @@
+"""The bundled weights: what the manifest says of them, their sizes, and that each concept has a look of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hotpath.engine.e2gan.checkpoint import file_sha256, load_base, load_concept
+from hotpath.engine.e2gan.network import E2GAN, Network
+from hotpath.tests.testing import ROOT
+from PIL import Image
+
+MANIFEST = json.loads((ROOT / "weights_manifest.json").read_text(encoding="utf-8"))
+ENTRIES = {entry["id"]: entry for entry in MANIFEST["weights"]}
+CONCEPTS = sorted((ROOT / "models" / "concepts").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_the_manifest_tells_the_truth(name: str) -> None:
+    entry = ENTRIES[name]
+    path = ROOT / entry["path"]
+    assert path.name == entry["name"]
+    assert path.stat().st_size == entry["size"]
+    assert (entry["hash_type"], entry["hash"]) == ("SHA256", file_sha256(path))
+    assert set(entry["needs"]) <= set(ENTRIES)
+    assert entry["license"]
+
+
+def test_every_bundled_file_is_in_the_manifest_and_has_a_card() -> None:
+    files = sorted((ROOT / "models").rglob("*.safetensors"))
+    assert {path.relative_to(ROOT).as_posix() for path in files} == {entry["path"] for entry in ENTRIES.values()}
+    assert all(path.with_suffix(".md").is_file() for path in files)
+
+
+def test_sizes_are_as_promised() -> None:
+    assert (ROOT / "models" / "e2gan_base.safetensors").stat().st_size <= 15_000_000
+    assert len(CONCEPTS) >= 6
+    assert max(path.stat().st_size for path in CONCEPTS) <= 200_000
+
+
+def photograph() -> torch.Tensor:
+    image = Image.open(ROOT / "examples" / "images" / "dogs.jpg").convert("RGB").resize((128, 128))
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+@pytest.fixture(scope="module")
+def looks() -> dict[str, torch.Tensor]:
+    """A photograph in every concept and under the bare base (named ""), float32."""
+    base = load_base(ROOT / "models" / "e2gan_base.safetensors")
+    network, e2gan = Network(base, torch.float32), E2GAN(base)
+    styled = {path.stem: e2gan.with_concept(load_concept(path), 1.0) for path in CONCEPTS}
+    return {name: network(photograph(), variant.blend) for name, variant in {"": e2gan, **styled}.items()}
+
+
+def test_the_bare_base_leaves_a_photograph_nearly_alone(looks: dict[str, torch.Tensor]) -> None:
+    changed = {name: (look - photograph()).abs().mean().item() for name, look in looks.items()}
+    assert changed[""] < 0.12
+    assert min(value for name, value in changed.items() if name) > 1.5 * changed[""]
+
+
+def test_each_concept_has_its_own_look(looks: dict[str, torch.Tensor]) -> None:
+    names = sorted(looks)
+    for index, name in enumerate(names):
+        for other in names[index + 1 :]:
+            assert (looks[name] - looks[other]).abs().mean() > 0.05, f"{name} and {other}"
+
+
+def test_edges_are_kept(looks: dict[str, torch.Tensor]) -> None:
+    """A look is an edit of the photograph, not a picture of its own: their gradients agree in place."""
+
+    def edges(image: torch.Tensor) -> torch.Tensor:
+        grey = torch.nn.functional.avg_pool2d(image.mean(1, keepdim=True), 4)
+        return ((grey.diff(dim=2)[..., :-1] ** 2 + grey.diff(dim=3)[..., :-1, :] ** 2) ** 0.5).flatten()
+
+    for name, look in looks.items():
+        agreement = torch.corrcoef(torch.stack([edges(look), edges(photograph())]))[0, 1].item()
+        assert agreement > 0.25, name
+
+
+def test_bfloat16_is_close_to_float32(looks: dict[str, torch.Tensor]) -> None:
+    base = load_base(ROOT / "models" / "e2gan_base.safetensors")
+    blend = E2GAN(base).with_concept(load_concept(CONCEPTS[0]), 1.0).blend
+    half = Network(base, torch.bfloat16)(photograph(), blend)
+    assert (half - looks[CONCEPTS[0].stem]).abs().mean() < 0.03
+
+
+def test_cards_are_where_the_files_are() -> None:
+    for path in CONCEPTS:
+        card = Path(path).with_suffix(".md").read_text(encoding="utf-8")
+        assert load_concept(path).info["teacher"] in card

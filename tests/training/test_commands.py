@@ -1,0 +1,86 @@
+"""The command lines, what they write beside the weights, and where the corpus is cached."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hotpath.tests.testing import TINY, pictures, tiny_generator
+from hotpath.training.grid import save_grid, to_uint8
+from hotpath.training.loop import Pairs, Step
+from hotpath.training.photographs import Picture
+from hotpath.training.report import Progress
+from hotpath.training.sources import cache_dir
+from hotpath.training.teachers import CONCEPT_POOL, NEUTRAL, POOL
+from PIL import Image
+
+
+@pytest.mark.parametrize(
+    ("module", "options"),
+    [
+        ("base", ("--out", "--steps", "--resume", "--loss-crop")),
+        ("concept", ("--base", "--concept", "--ranks", "--full", "--resume")),
+        ("corpus", ("--out", "--concepts", "--limit")),
+    ],
+)
+def test_help(module: str, options: tuple[str, ...], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", f"hotpath.training.{module}", "--help"]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert f"python -m hotpath.training.{module}" in ran.stdout
+    assert all(option in ran.stdout for option in options)
+    assert not list(tmp_path.iterdir()), "asking for help writes nothing"
+
+
+@pytest.mark.parametrize("module", ["base", "concept"])
+def test_a_missing_argument_is_named(module: str) -> None:
+    command = [sys.executable, "-m", f"hotpath.training.{module}"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert "--out" in ran.stderr
+
+
+def test_the_pool_has_one_neutral_concept_and_unique_names() -> None:
+    assert len(POOL) == len(CONCEPT_POOL)
+    assert not POOL[NEUTRAL].held_from_base
+    assert len({concept.prompt for concept in CONCEPT_POOL}) == len(CONCEPT_POOL)
+    assert all(concept.teacher.source and concept.teacher.licence for concept in CONCEPT_POOL)
+
+
+def test_a_scene_is_never_on_both_sides_of_the_split() -> None:
+    image = Image.new("RGB", (2, 2))
+    scenes = [f"scene {index}" for index in range(500)]
+    held = [Picture(scene, image).held_out for scene in scenes]
+    assert held == [Picture(scene, image.copy()).held_out for scene in scenes]
+    assert 0.08 < sum(held) / len(held) < 0.2
+
+
+def test_the_cache_is_where_it_was_asked_to_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOTPATH_CACHE", str(tmp_path))
+    assert cache_dir() == tmp_path
+    monkeypatch.delenv("HOTPATH_CACHE")
+    assert cache_dir().name == "hotpath"
+
+
+def test_progress_averages_and_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(tmp_path / "log.jsonl", steps=5, first_step=0, every=2)
+    for index in range(1, 6):
+        progress.show(Step(index, {"l1": float(index)}))
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["l1"]) for line in lines] == [(2, 1.5), (4, 3.5), (5, 5.0)]
+    assert "5/5" in capsys.readouterr().out
+
+
+def test_the_grid_shows_photograph_teacher_student(tmp_path: Path) -> None:
+    photographs = to_uint8(pictures(4, 32, 48))
+    contexts = torch.randn(2, TINY.text_tokens, TINY.text_width)
+    pairs = Pairs(photographs, [255 - photographs, photographs], contexts, [False, True])
+    save_grid(tmp_path / "grid.png", tiny_generator(), pairs, range(2), columns=2)
+    grid = np.asarray(Image.open(tmp_path / "grid.png"))
+    assert grid.shape == (2 * 32, 2 * 3 * 48, 3)
+    assert (grid[:32, :48] == photographs[0].numpy()).all()
+    assert (grid[:32, 48:96] == 255 - photographs[0].numpy()).all()
+    assert (grid[32:, :48, 0] == grid[32:, :48, 2]).all(), "a concept with grey input shows a grey photograph"
