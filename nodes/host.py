@@ -24,7 +24,7 @@ log = logging.getLogger("hotpath")
 BUNDLED = Path(__file__).parent.parent / "models"
 BASES, CONCEPTS = "e2gan", "e2gan_concepts"
 SMALLEST_TILE = 256
-# Peak activation memory of the generator, in numbers per pixel: stem, its upsampled twin and the skip at 1/2, 128 maps at 1/4.
+# Activations alive at once, in numbers per pixel: at 1/2 of the side three maps of 64 channels and one of 128, and the picture twice.
 NUMBERS_PER_PIXEL = 110
 
 
@@ -109,14 +109,14 @@ def run(
     chosen = choose(device, precision)
     log.debug("E2GAN runs in %s.", chosen.reason)
     network, patcher = _hosted(base, chosen.dtype)
-    pixels = min(4_000_000, pictures.shape[0] * pictures.shape[2] * pictures.shape[3])
+    pixels = min(TILE * TILE, pictures.shape[0] * pictures.shape[2] * pictures.shape[3])
     needed = pixels * NUMBERS_PER_PIXEL * chosen.dtype.itemsize
     comfy.model_management.load_models_gpu([patcher], memory_required=needed, force_full_load=True)
     network.module.to(device)
     tile = TILE
     while True:
         try:
-            return apply(network, pictures, blends, tile=tile, chunk_pixels=tile * tile * 2, on_progress=on_progress)
+            return apply(network, pictures, blends, tile=tile, chunk_pixels=tile * tile, on_progress=on_progress)
         except comfy.model_management.OOM_EXCEPTION:
             if tile <= SMALLEST_TILE:
                 raise

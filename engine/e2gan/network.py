@@ -20,7 +20,7 @@ from .model import Generator, Text
 from .tiling import pad_to_multiple, tiled
 
 CACHED_BLENDS = 16
-TILE, OVERLAP = 1536, 128
+TILE, OVERLAP = 2560, 128
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def apply(
     blends: Sequence[Blend],
     *,
     tile: int = TILE,
-    chunk_pixels: int = 4_000_000,
+    chunk_pixels: int = TILE * TILE,
     on_progress: Callable[[int, Tensor], None] = lambda count, latest: None,
 ) -> Tensor:
     """Run pictures [B, 3, H, W] in -1..1, in chunks of at most `chunk_pixels` px.

@@ -195,7 +195,7 @@ def test_cancel_reaches_comfyui(results: dict[str, list]) -> None:
 def test_tiles_shrink_when_memory_is_short(results: dict[str, list]) -> None:
     shape, tiles = good(results, "some memory")
     assert shape == [2, 20, 30, 3]
-    assert tiles == [1536, 768, 384]
+    assert tiles == [2560, 1280, 640, 320]
     shape, tiles = good(results, "no memory")
     assert shape is None, "it gives up in the end"
     assert tiles[-1] < 384
