@@ -45,7 +45,7 @@ def score(lpips: LPIPS, features: Features, teacher: Tensor, sets: Mapping[str, 
         values = distances(lpips, pictures, teacher)
         row[f"lpips_{name}"] = round(float(values.mean()), 4)
         row[f"lpips_{name}_se"] = round(float(values.std(ddof=1) / len(values) ** 0.5), 4)
-        row[f"kid_{name}"] = round(kid(features(pictures), wanted), 4)
+        row[f"kid_{name}"] = round(float(kid(features(pictures), wanted)), 4)
     for metric in ("lpips", "kid"):
         row[f"{metric}_ratio"] = round(row[f"{metric}_student"] / row[f"{metric}_input"], 3)
     return row

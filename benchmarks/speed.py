@@ -22,13 +22,15 @@ def milliseconds(run: Callable[[], object]) -> float:
 
 
 def in_turns(rivals: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Time each rival once a round, after two rounds of warming up, so that all see the same machine."""
+    """Time each rival once a round, so that all see the same machine.
+
+    Each timed run follows an untimed one of the same rival: another library's idle threads spin for a while after its turn.
+    """
     samples: dict[str, list[float]] = {name: [] for name in rivals}
-    for index in range(rounds + 2):
+    for _ in range(rounds):
         for name, run in rivals.items():
-            taken = milliseconds(run)
-            if index >= 2:
-                samples[name].append(taken)
+            run()
+            samples[name].append(milliseconds(run))
     return samples
 
 
