@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -258,6 +259,7 @@ def test_translations_name_nodes_that_exist(path: Path) -> None:
 @pytest.mark.parametrize("path", EXAMPLES, ids=[path.stem for path in EXAMPLES])
 def test_examples_are_workflows_of_known_nodes(path: Path) -> None:
     workflow = json.loads(path.read_text(encoding="utf-8"))
+    assert str(uuid.UUID(workflow["id"])) == workflow["id"], "the editor refuses any other id"
     kinds = {node["id"]: node["type"] for node in workflow["nodes"]}
     assert {kind for kind in kinds.values() if kind.lower().startswith("hotpath")} <= set(IDS)
     assert set(kinds.values()) & set(IDS)
