@@ -40,7 +40,7 @@ def environment(device: str) -> dict[str, object]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "commit": commit(),
-        "command": " ".join(["python", *(Path(arg).name if index == 0 else arg for index, arg in enumerate(sys.argv))]),
+        "command": " ".join(["python", *(Path(arg).name if Path(arg).is_absolute() else arg for arg in sys.argv)]),
     }
 
 

@@ -605,3 +605,10 @@ def test_the_demo_fails_if_one_picture_failed(tmp_path: Path, examples: Path, mo
 def test_the_demo_fails_if_a_picture_cannot_be_read(tmp_path: Path, examples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = [good("ink_1_.png"), good("ink_2_.png"), good("sheet_1_.png")]
     assert run_demo(monkeypatch, examples, tmp_path / "out", outcomes, b"not a picture") == 1
+
+
+def test_a_cache_that_cannot_be_written_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("HOTPATH_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(environment.Refusal, match=r"Expected a cache folder.*not writable; set HOTPATH_CACHE"):
+        environment.cache_folder()

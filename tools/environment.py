@@ -57,7 +57,16 @@ def cache_folder() -> Path:
         folder = Path.home() / "Library" / "Caches" / "hotpath"
     else:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hotpath"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise Refusal(
+            f"Expected a cache folder to write into, got {folder}, which is not writable; "
+            "set HOTPATH_CACHE to a folder of yours with about 6 GB free."
+        )
     return folder.resolve()
 
 
