@@ -14,7 +14,7 @@ from hotpath.benchmarks.record import record
 from hotpath.engine.e2gan.checkpoint import load_base, load_concept
 from hotpath.engine.e2gan.network import E2GAN, Network
 from hotpath.engine.precision import choose
-from hotpath.training.base import load_pairs
+from hotpath.training.command import load_pairs
 from hotpath.training.grid import to_uint8
 from hotpath.training.loop import to_grey, to_signed
 from hotpath.training.lpips_weights import load_lpips

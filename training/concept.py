@@ -1,14 +1,13 @@
 """Train a concept: LoRA on the crucial layers of a frozen base (E2GAN), or a full fine-tune for comparison.
 
-    python -m hotpath.training.concept --base models/base.safetensors --concept comic --out RUN [--resume]
+    python -m hotpath.training.concept --base models/e2gan_base.safetensors --concept comic --out RUN [--resume]
 
-Writes into RUN: checkpoint.safetensors (resumable), log.jsonl, grid.png (photograph | teacher | student) and
-<concept>.safetensors. With --full every weight is trained and <concept>_full.safetensors is a whole base file.
+Writes into RUN: comic_checkpoint.safetensors (resumable), log.jsonl, comic.png (photograph | teacher | student) and
+comic.safetensors. With --full every weight is trained; the names start with comic_full, and the result is a whole base file.
 """
 
 import argparse
 import json
-import time
 from pathlib import Path
 
 import torch
@@ -16,14 +15,12 @@ import torch
 from ..engine.e2gan.checkpoint import Base, load_base, save_base, save_concept
 from ..engine.e2gan.concept import DEFAULT_RANKS, Concept
 from ..engine.e2gan.model import Generator
-from .base import add_common_arguments, load_pairs, settings_from
+from .command import add_arguments, load_pairs, run, settings_from
 from .grid import save_grid
 from .loop import Settings, Trainer
 from .lora import attach, factors
 from .losses import LossWeights
 from .lpips_weights import load_lpips
-from .photographs import DATA
-from .report import Progress
 from .sources import fetch
 from .teachers import POOL
 from .text import encode
@@ -39,7 +36,7 @@ def main() -> None:
     weights = LossWeights(adversarial=0.02)
     defaults = Settings(steps=560, crop=160, loss_crop=96, lr=1e-2, warmup=20, adversarial_from=0, ema=0.98, weights=weights)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_common_arguments(parser, defaults)
+    add_arguments(parser, defaults)
     parser.add_argument("--base", type=Path, required=True, help="base file")
     parser.add_argument("--concept", required=True, choices=sorted(POOL), help="concept of the corpus to learn")
     parser.add_argument("--ranks", type=json.loads, default=DEFAULT_RANKS, help="JSON: rank by layer")
@@ -53,37 +50,24 @@ def main() -> None:
     generator = generator_of(base, args.device)
     parameters = dict(generator.named_parameters()) if args.full else attach(generator, args.ranks, settings.seed)
     trainer = Trainer(generator, parameters, pairs, load_lpips(packages).to(args.device), settings)
-    args.out.mkdir(parents=True, exist_ok=True)
-    checkpoint = args.out / f"{args.concept}{'_full' if args.full else ''}_checkpoint.safetensors"
-    if args.resume and checkpoint.exists():
-        trainer.resume(checkpoint)
-    progress, started = Progress(args.out / "log.jsonl", settings.steps, trainer.step), time.time()
-    for step in trainer.steps():
-        progress.show(step)
-        if step.index % args.every == 0 or step.index == settings.steps:
-            trainer.save(checkpoint, {"settings": json.dumps(vars(args), default=str)})
-    info = {
+    name = f"{args.concept}_full" if args.full else args.concept
+    info = run(trainer, args, f"{name}_checkpoint.safetensors")
+    info |= {
         "prompt": wanted.prompt,
         "teacher": wanted.teacher.source,
         "teacher_licence": wanted.teacher.licence,
-        "pictures": len(pairs.photographs),
-        "data": DATA,
         "seen_by_base": args.concept in base.info.get("concepts", {}),
-        "settings": {key: str(value) for key, value in vars(settings).items()},
-        "device": args.device,
-        "minutes_of_last_start": round((time.time() - started) / 60, 2),
     }
-    trained = {name: tensor.cpu() for name, tensor in trainer.ema.items()}
+    trained, target = {key: tensor.cpu() for key, tensor in trainer.ema.items()}, args.out / f"{name}.safetensors"
     if args.full:
-        target = args.out / f"{args.concept}_full.safetensors"
         save_base(target, base.architecture, trained, contexts[0], info, overwrite=True)
     else:
         concept = Concept(args.concept, factors(trained), contexts[0].cpu(), base.sha256, info)
-        save_concept(args.out / f"{args.concept}.safetensors", concept, overwrite=True)
+        save_concept(target, concept, overwrite=True)
     with torch.no_grad():
-        for name, parameter in trainer.parameters.items():
-            parameter.copy_(trainer.ema[name])
-    save_grid(args.out / f"{args.concept}{'_full' if args.full else ''}.png", generator, held_out, [0])
+        for key, parameter in trainer.parameters.items():
+            parameter.copy_(trainer.ema[key])
+    save_grid(args.out / f"{name}.png", generator, held_out, [0])
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 Block order as in the paper's figure: Downsample, RB, RB, DS, TB, US, RB, Upsample. The paper prints neither widths nor norms;
 those choices are ours, made by measuring (see benchmarks/LOG.md):
 
-* Stem: space-to-depth by 2, so nothing runs at full resolution. Half resolution with 64 channels holds more than the 12
-  numbers it came from, and the convolutions at full resolution were two thirds of the time.
+* Stem: space-to-depth by 2, so nothing runs at full resolution and every later map is half as wide and high: 20 ms instead of
+  68 ms for 256 px. Half resolution with 64 channels holds more than the 12 numbers it came from. The head's depth-to-space
+  leaves a faint grid of 2 px in flat areas where training has not smoothed it out.
 * Skips: the maps at 1/2 and 1/4 of the side are added to the upsampled ones. The figure has residual arrows around the ResNet
   blocks only; the two additions cost nothing and keep edges that the 1/8 map cannot hold.
-* Upsampling: nearest, then 3 x 3. Every output pixel receives the same number of products (no checkerboard), and the
+* Upsampling: nearest, then 3 x 3. Every pixel receives the same number of products (no checkerboard from here), and the
   weights are plain convolutions, which peft can adapt (it cannot adapt transposed ones).
 * Norm: instance norm (`kernels/instance_norm`) before the transformer block and inside the ResNet blocks, none on the way up: a norm
   there takes out the mean of each channel, and with it colour.

@@ -1,0 +1,66 @@
+"""What the command lines of base and concept share: arguments, pictures, and a run with checkpoints and progress."""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from .loop import Pairs, Settings, Trainer
+from .photographs import DATA
+from .report import Progress
+from .sources import cache_dir
+from .teachers import PoolConcept
+
+
+def add_arguments(parser: argparse.ArgumentParser, defaults: Settings) -> None:
+    parser.add_argument("--corpus", type=Path, default=cache_dir() / "corpus", help="folder made by hotpath.training.corpus")
+    parser.add_argument("--out", type=Path, required=True, help="folder of this run")
+    parser.add_argument("--steps", type=int, default=defaults.steps)
+    parser.add_argument("--batch", type=int, default=defaults.batch)
+    parser.add_argument("--crop", type=int, default=defaults.crop, help="training crop in px, a multiple of 16")
+    parser.add_argument("--loss-crop", type=int, default=defaults.loss_crop, help="part of it seen by LPIPS and critic, px")
+    parser.add_argument("--lr", type=float, default=defaults.lr)
+    parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in RUN if there is one")
+    parser.add_argument("--every", type=int, default=250, help="steps between checkpoints")
+
+
+def settings_from(args: argparse.Namespace, defaults: Settings) -> Settings:
+    names = ("steps", "batch", "crop", "loss_crop", "lr", "seed")
+    return replace(defaults, **{name: getattr(args, name) for name in names})
+
+
+def load_pairs(corpus: Path, concepts: list[PoolConcept], contexts: torch.Tensor, split: str) -> Pairs:
+    """The corpus' pictures of these concepts; contexts [K, T, W] in the same order."""
+    photographs = load_file(corpus / "photographs.safetensors")[split]
+    edits = [load_file(corpus / f"{concept.name}.safetensors")[split] for concept in concepts]
+    return Pairs(photographs, edits, contexts, [concept.grey_input for concept in concepts])
+
+
+def run(
+    trainer: Trainer, args: argparse.Namespace, name: str, on_checkpoint: Callable[[], None] = lambda: None
+) -> dict[str, object]:
+    """Train to the end with checkpoints in `args.out / name`; returns the facts of the run that go into the weights' file."""
+    args.out.mkdir(parents=True, exist_ok=True)
+    checkpoint, settings = args.out / name, trainer.settings
+    if args.resume and checkpoint.exists():
+        trainer.resume(checkpoint)
+    progress, started = Progress(args.out / "log.jsonl", settings.steps, trainer.step), time.time()
+    for step in trainer.steps():
+        progress.show(step)
+        if step.index % args.every == 0 or step.index == settings.steps:
+            trainer.save(checkpoint, {"settings": json.dumps(vars(args), default=str)})
+            on_checkpoint()
+    return {
+        "pictures": len(trainer.pairs.photographs),
+        "data": DATA,
+        "settings": {key: str(value) for key, value in vars(settings).items()},
+        "device": args.device,
+        "minutes_of_last_start": round((time.time() - started) / 60, 2),
+    }
