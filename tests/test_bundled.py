@@ -1,4 +1,7 @@
-"""The bundled weights: what the manifest says of them, their sizes, and that each concept has a look of its own."""
+"""The bundled weights: what the manifest says of them, their sizes, and that each concept has a look of its own.
+
+`python -m hotpath.tests.test_bundled` writes the golden looks again; do so when the weights change, and look at the pictures.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,11 @@ from hotpath.engine.e2gan.checkpoint import file_sha256, load_base, load_concept
 from hotpath.engine.e2gan.network import E2GAN, Network
 from hotpath.tests.testing import ROOT
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 MANIFEST = json.loads((ROOT / "weights_manifest.json").read_text(encoding="utf-8"))
 ENTRIES = {entry["id"]: entry for entry in MANIFEST["weights"]}
+GOLDEN = ROOT / "tests" / "golden" / "looks.safetensors"
 CONCEPTS = sorted((ROOT / "models" / "concepts").glob("*.safetensors"))
 
 
@@ -46,13 +51,28 @@ def photograph() -> torch.Tensor:
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
-@pytest.fixture(scope="module")
-def looks() -> dict[str, torch.Tensor]:
+def all_looks() -> dict[str, torch.Tensor]:
     """A photograph in every concept and under the bare base (named ""), float32."""
     base = load_base(ROOT / "models" / "e2gan_base.safetensors")
     network, e2gan = Network(base, torch.float32), E2GAN(base)
     styled = {path.stem: e2gan.with_concept(load_concept(path), 1.0) for path in CONCEPTS}
     return {name: network(photograph(), variant.blend) for name, variant in {"": e2gan, **styled}.items()}
+
+
+@pytest.fixture(scope="module")
+def looks() -> dict[str, torch.Tensor]:
+    return all_looks()
+
+
+def coarse(look: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.adaptive_avg_pool2d(look, 8)
+
+
+def test_looks_are_the_golden_ones(looks: dict[str, torch.Tensor]) -> None:
+    golden = load_file(GOLDEN)
+    assert set(golden) == {name or "base" for name in looks}
+    for name, look in looks.items():
+        torch.testing.assert_close(coarse(look), golden[name or "base"], atol=2e-3, rtol=0)
 
 
 def test_the_bare_base_leaves_a_photograph_nearly_alone(looks: dict[str, torch.Tensor]) -> None:
@@ -91,3 +111,8 @@ def test_cards_are_where_the_files_are() -> None:
     for path in CONCEPTS:
         card = Path(path).with_suffix(".md").read_text(encoding="utf-8")
         assert load_concept(path).info["teacher"] in card
+
+
+if __name__ == "__main__":
+    GOLDEN.parent.mkdir(exist_ok=True)
+    save_file({name or "base": coarse(look).contiguous() for name, look in all_looks().items()}, GOLDEN)

@@ -46,7 +46,7 @@ def score_lines(row: dict | None) -> list[str]:
         lines += ["", f"A full fine-tune with the same steps: LPIPS {row['lpips_full']:.3f}, KID {row['kid_full']:.4f}."]
     missed = [name.split("_")[0].upper() for name, goal in GOAL.items() if row[name] > goal]
     if missed:
-        lines += ["", f"**Misses its goal in {' and '.join(missed)}**: see benchmarks/LOG.md for the reasons."]
+        lines += ["", f"**Misses its goal in {' and '.join(missed)}**: the base has a dead layer, see benchmarks/LOG.md."]
     return lines
 
 
