@@ -1,6 +1,7 @@
 """Measure hotpath and append to benchmarks/results.jsonl.
 
 python tools/dev.py bench speed             milliseconds next to baselines (run on an otherwise idle machine)
+python tools/dev.py bench training          a training step next to a plain loop, and a run next to its bare steps
 python tools/dev.py bench scores            LPIPS and KID of the bundled concepts on held-out photographs
 python tools/dev.py bench table             the README's tables, from the newest rows
 """
@@ -13,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("speed", "scores", "table"))
+    parser.add_argument("what", choices=("speed", "training", "scores", "table"))
     parser.add_argument("--models", type=Path, default=ROOT / "models", help="folder with e2gan_base.safetensors and concepts/")
     parser.add_argument("--rounds", type=int, default=15, help="timed rounds")
     parser.add_argument("--full", type=Path, help="folder of full fine-tunes to score next to the concepts")
@@ -21,6 +22,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.what == "speed":
         from hotpath.benchmarks.speed import run
+
+        run(args.models, args.rounds)
+    elif args.what == "training":
+        from hotpath.benchmarks.training import run
 
         run(args.models, args.rounds)
     elif args.what == "scores":

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from hotpath.benchmarks.efficientnet import Features, kid
 from hotpath.benchmarks.record import record
-from hotpath.engine.e2gan.checkpoint import load_base, load_concept
+from hotpath.engine.e2gan.checkpoint import file_sha256, load_base, load_concept
 from hotpath.engine.e2gan.network import E2GAN, Network
 from hotpath.engine.precision import choose
 from hotpath.training.command import load_pairs
@@ -71,6 +71,10 @@ def run(models: Path, full: Path | None, corpus: Path | None) -> None:
             tuned = load_base(rival)
             sets["full"] = edited(Network(tuned, dtype), E2GAN(tuned), photographs)
         row = score(lpips, features, pairs.edits[0], sets)
-        record("e2gan_scores", "cpu", {"concept": concept.name, "pictures": len(photographs), "side_px": 256, **row})
+        record(
+            "e2gan_scores",
+            "cpu",
+            {"concept": concept.name, "sha256": file_sha256(path), "pictures": len(photographs), "side_px": 256, **row},
+        )
         sys.stdout.write(f"{concept.name:20s} {row}\n")
         sys.stdout.flush()

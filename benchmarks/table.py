@@ -4,6 +4,7 @@ import json
 import sys
 
 from hotpath.benchmarks.record import RESULTS
+from hotpath.training.bundle import MODELS, newest_scores
 
 ORDER = ("e2gan", "pix2pix_resnet9_fp32", "onnxruntime_style26_fp32")
 
@@ -26,7 +27,7 @@ def run() -> None:
         "| concept | LPIPS student / input | ratio | KID student / input | ratio | LPIPS, KID of a full fine-tune |",
         "|" + "---|" * 6,
     ]
-    for name, row in sorted(newest("e2gan_scores", "concept").items()):
+    for name, row in sorted(newest_scores(MODELS / "concepts").items()):
         full = f"{row['lpips_full']:.3f}, {row['kid_full']:.4f}" if "lpips_full" in row else "not trained"
         lpips = f"{row['lpips_student']:.3f} ± {row['lpips_student_se']:.3f} / {row['lpips_input']:.3f}"
         kid = f"{row['kid_student']:.4f} / {row['kid_input']:.4f}"

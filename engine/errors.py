@@ -17,5 +17,9 @@ class ConceptMismatch(HotpathError):
     """A concept was made for another base network."""
 
 
+class NotWritten(HotpathError):
+    """A file could not be written; what was there before is untouched."""
+
+
 class InvalidInput(HotpathError):
     """An argument or picture is outside what the operation takes."""

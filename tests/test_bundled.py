@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 from hotpath.engine.e2gan.checkpoint import file_sha256, load_base, load_concept
+from hotpath.engine.e2gan.model import Generator
 from hotpath.engine.e2gan.network import E2GAN, Network
 from hotpath.tests.testing import ROOT
+from hotpath.training.report import live_units
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -86,6 +88,39 @@ def test_each_concept_has_its_own_look(looks: dict[str, torch.Tensor]) -> None:
     for index, name in enumerate(names):
         for other in names[index + 1 :]:
             assert (looks[name] - looks[other]).abs().mean() > 0.05, f"{name} and {other}"
+
+
+BLOCKS = ("stem", "down1", "down2", "res1", "res2", "ds", "transformer", "us", "res3", "up1", "up2", "modulation")
+RESIDUAL = ("res1", "res2", "res3", "transformer")
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_every_block_of_the_bundled_base_reaches_the_picture(block: str) -> None:
+    """A layer of dead units would cut off all blocks before it, and nothing else here would notice."""
+    base = load_base(ROOT / "models" / "e2gan_base.safetensors")
+    generator = Generator(base.architecture).eval()
+    generator.load_state_dict(base.weights)
+    contexts = torch.stack(list(base.looks.values()))
+    several = photograph().expand(len(contexts), -1, -1, -1)
+    with torch.no_grad():
+        whole = generator(several, contexts)
+
+        def silence(_, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+            return inputs[0] if block in RESIDUAL else torch.zeros_like(output)
+
+        generator.get_submodule(block).register_forward_hook(silence)
+        change = (generator(several, contexts) - whole).abs().mean((1, 2, 3))
+    assert change.max() > 0.004, "in the look that needs it most"
+
+
+def test_nearly_all_units_of_the_bundled_base_are_alive() -> None:
+    base = load_base(ROOT / "models" / "e2gan_base.safetensors")
+    generator = Generator(base.architecture).eval()
+    generator.load_state_dict(base.weights)
+    contexts = torch.stack([load_concept(path).context for path in CONCEPTS])
+    shares = live_units(generator, photograph().expand(len(contexts), -1, -1, -1), contexts)
+    assert len(shares) == 7
+    assert min(shares.values()) > 0.8, shares
 
 
 def test_edges_are_kept(looks: dict[str, torch.Tensor]) -> None:

@@ -11,19 +11,23 @@ import shutil
 from pathlib import Path
 
 from ..engine.e2gan.checkpoint import file_sha256, load_base, load_concept
-from .photographs import DATA
+from .lpips_weights import write_first_stages
+from .sources import fetch
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS, RESULTS = ROOT / "models", ROOT / "benchmarks" / "results.jsonl"
+PERCEPTUAL = MODELS / "training" / "perceptual_vgg16.safetensors"
 BASE = "e2gan_base.safetensors"
 LICENCE = "apache-2.0"
 GOAL = {"lpips_ratio": 0.5, "kid_ratio": 0.3}
 
 
-def newest_scores() -> dict[str, dict]:
-    """The newest score row of each concept."""
+def newest_scores(concepts: Path) -> dict[str, dict]:
+    """The newest score row of each concept file that is in the folder now."""
     rows = map(json.loads, RESULTS.read_text(encoding="utf-8").splitlines()) if RESULTS.exists() else []
-    return {row["concept"]: row for row in rows if row["benchmark"] == "e2gan_scores"}
+    newest = {row.get("sha256"): row for row in rows if row["benchmark"] == "e2gan_scores"}
+    hashes = {path.stem: file_sha256(path) for path in concepts.glob("*.safetensors")}
+    return {name: newest[sha256] for name, sha256 in hashes.items() if sha256 in newest}
 
 
 def settings_lines(info: dict) -> list[str]:
@@ -46,14 +50,18 @@ def score_lines(row: dict | None) -> list[str]:
         lines += ["", f"A full fine-tune with the same steps: LPIPS {row['lpips_full']:.3f}, KID {row['kid_full']:.4f}."]
     missed = [name.split("_")[0].upper() for name, goal in GOAL.items() if row[name] > goal]
     if missed:
-        lines += ["", f"**Misses its goal in {' and '.join(missed)}**: the base has a dead layer, see benchmarks/LOG.md."]
+        lines += ["", f"**Misses its goal in {' and '.join(missed)}**, see benchmarks/LOG.md."]
     return lines
 
 
 def concept_card(path: Path, row: dict | None) -> str:
     concept = load_concept(path)
     info = concept.info
-    seen = "The base was trained on this look too." if info["seen_by_base"] else "The base never saw this look."
+    seen = (
+        "The base was trained on this look too."
+        if info["seen_by_base"]
+        else f"The base never saw this look; training began at its look '{info['start_look'] or 'photograph'}'."
+    )
     lines = [
         f"# {concept.name}",
         "",
@@ -61,7 +69,7 @@ def concept_card(path: Path, row: dict | None) -> str:
         "",
         f"{concept.numbers} numbers, {path.stat().st_size / 1e6:.3f} MB. Base sha256: `{concept.base_sha256}`. Licence: {LICENCE}.",
         "",
-        f"Data: {info['pictures']} squares of {DATA}. Trained on: {info['device']}, {info['minutes_of_last_start']} min.",
+        f"Data: {info['pictures']} squares of {info['data']}. Trained on: {info['device']}, {info['minutes_of_last_start']} min.",
         f"Command: `python -m hotpath.training.concept --base models/{BASE} --concept {concept.name} --out RUN`, settings:",
         "",
         *settings_lines(info),
@@ -81,7 +89,7 @@ def base_card(path: Path) -> str:
         f"E²GAN base, {sum(t.numel() for t in base.weights.values()) / 1e6:.2f} M weights, {path.stat().st_size / 1e6:.1f} MB. "
         f"sha256: `{base.sha256}`. Licence: {LICENCE}.",
         "",
-        f"Data: {base.info['pictures']} squares of {DATA}. Trained on: {base.info['device']}.",
+        f"Data: {base.info['pictures']} squares of {base.info['data']}. Trained on: {base.info['device']}.",
         "Command: `python -m hotpath.training.base --out RUN`, settings:",
         "",
         *settings_lines(dict(base.info)),
@@ -113,14 +121,17 @@ def entry(path: Path, measured: str) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, help="base file to bundle")
+    parser.add_argument("--perceptual", action="store_true", help="write the perceptual loss again")
     parser.add_argument("--concepts", type=Path, nargs="*", default=[], help="concept files to bundle")
     args = parser.parse_args()
     (MODELS / "concepts").mkdir(parents=True, exist_ok=True)
     if args.base:
         shutil.copyfile(args.base, MODELS / BASE)
+    if args.perceptual:
+        write_first_stages(fetch(photographs=False), PERCEPTUAL)
     for path in args.concepts:
         shutil.copyfile(path, MODELS / "concepts" / path.name)
-    scores, weights = newest_scores(), [entry(MODELS / BASE, "see benchmarks/results.jsonl, e2gan_speed")]
+    scores, weights = newest_scores(MODELS / "concepts"), [entry(MODELS / BASE, "see benchmarks/results.jsonl, e2gan_speed")]
     (MODELS / BASE).with_suffix(".md").write_text(base_card(MODELS / BASE), encoding="utf-8")
     for path in sorted((MODELS / "concepts").glob("*.safetensors")):
         row = scores.get(path.stem)
@@ -129,6 +140,7 @@ def main() -> None:
             f"LPIPS ratio {row['lpips_ratio']:.2f}, KID ratio {row['kid_ratio']:.2f}, {row['date']}" if row else "not scored"
         )
         weights.append(entry(path, measured))
+    weights.append({**entry(PERCEPTUAL, "not scored"), "id": "perceptual-vgg16", "directory": "", "license": "bsd"})
     manifest = json.dumps({"schema": 1, "weights": weights}, indent=1)
     (ROOT / "weights_manifest.json").write_text(manifest + "\n", encoding="utf-8")
 

@@ -37,10 +37,12 @@ def settings_from(args: argparse.Namespace, defaults: Settings) -> Settings:
 
 
 def load_pairs(corpus: Path, concepts: list[PoolConcept], contexts: torch.Tensor, split: str) -> Pairs:
-    """The corpus' pictures of these concepts; contexts [K, T, W] in the same order."""
-    photographs = load_file(corpus / "photographs.safetensors")[split]
-    edits = [load_file(corpus / f"{concept.name}.safetensors")[split] for concept in concepts]
-    return Pairs(photographs, edits, contexts, [concept.grey_input for concept in concepts])
+    """The corpus' pictures of these concepts; contexts [K, T, W] in the same order. One with pictures of its own comes alone."""
+    files = [load_file(corpus / f"{concept.name}.safetensors") for concept in concepts]
+    photographs = files[0].get(f"before_{split}") if len(files) == 1 else None
+    if photographs is None:
+        photographs = load_file(corpus / "photographs.safetensors")[split]
+    return Pairs(photographs, [file[split] for file in files], contexts, [concept.grey_input for concept in concepts])
 
 
 def run(
@@ -53,6 +55,8 @@ def run(
         trainer.resume(checkpoint)
     progress, started = Progress(args.out / "log.jsonl", settings.steps, trainer.step), time.time()
     for step in trainer.steps():
+        if trainer.processes.rank:
+            continue  # the first process tells and writes
         progress.show(step)
         if step.index % args.every == 0 or step.index == settings.steps:
             trainer.save(checkpoint, {"settings": json.dumps(vars(args), default=str)})

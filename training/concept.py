@@ -8,28 +8,26 @@ comic.safetensors. With --full every weight is trained; the names start with com
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from ..engine.e2gan.checkpoint import Base, load_base, save_base, save_concept
+from ..engine.e2gan.checkpoint import load_base, save_base, save_concept
 from ..engine.e2gan.concept import DEFAULT_RANKS, Concept
-from ..engine.e2gan.model import Generator
 from .command import add_arguments, load_pairs, run, settings_from
 from .grid import save_grid
+from .icons import DATA as ICONS
+from .looks import closest_look
 from .loop import Settings, Trainer
-from .lora import attach, factors
+from .lora import attach, factors, generator_of
 from .losses import LossWeights
 from .lpips_weights import load_lpips
+from .photographs import DATA
 from .sources import fetch
+from .spread import spread
 from .teachers import POOL
 from .text import encode
-
-
-def generator_of(base: Base, device: str) -> Generator:
-    generator = Generator(base.architecture)
-    generator.load_state_dict(base.weights)
-    return generator.to(device, memory_format=torch.channels_last)
 
 
 def main() -> None:
@@ -42,20 +40,32 @@ def main() -> None:
     parser.add_argument("--ranks", type=json.loads, default=DEFAULT_RANKS, help="JSON: rank by layer")
     parser.add_argument("--full", action="store_true", help="train every weight instead of LoRA (a baseline)")
     args = parser.parse_args()
-    settings, packages, wanted = settings_from(args, defaults), fetch(photographs=False), POOL[args.concept]
+    settings, processes, wanted = settings_from(args, defaults), spread(), POOL[args.concept]
+    with processes.first():
+        packages = fetch(photographs=False)
+        lpips = load_lpips(packages).to(args.device, torch.bfloat16)
     base = load_base(args.base)
     contexts = encode([wanted.prompt], packages).half().float().to(args.device)  # as the file will hold it
     pairs = load_pairs(args.corpus, [wanted], contexts, "train")
     held_out = load_pairs(args.corpus, [wanted], contexts, "held_out")
+    look, context = args.concept, contexts[0]
+    if look not in base.looks:  # unknown words steer an unknown way
+        look, context = closest_look(base, pairs, lpips)
+    contexts = context.unsqueeze(0).to(args.device)
+    pairs, held_out = (replace(part, contexts=contexts) for part in (pairs, held_out))
     generator = generator_of(base, args.device)
     parameters = dict(generator.named_parameters()) if args.full else attach(generator, args.ranks, settings.seed)
-    trainer = Trainer(generator, parameters, pairs, load_lpips(packages).to(args.device), settings)
+    trainer = Trainer(generator, parameters, pairs, lpips, settings, processes)
     name = f"{args.concept}_full" if args.full else args.concept
     info = run(trainer, args, f"{name}_checkpoint.safetensors")
+    if processes.rank:
+        return
     info |= {
         "prompt": wanted.prompt,
+        "data": ICONS if wanted.own_pictures else DATA,
         "teacher": wanted.teacher.source,
         "teacher_licence": wanted.teacher.licence,
+        "start_look": look,
         "seen_by_base": args.concept in base.info.get("concepts", {}),
     }
     trained, target = {key: tensor.cpu() for key, tensor in trainer.ema.items()}, args.out / f"{name}.safetensors"

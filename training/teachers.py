@@ -24,7 +24,7 @@ RGB = Image.Image
 class Teacher:
     """An edit. `side` is the size in px at which the teacher works best; results are scaled down to the training size."""
 
-    run: Callable[[Packages, list[RGB]], Iterable[RGB]]
+    run: Callable[[Packages, list[RGB]], Iterable[RGB]] | None  # None: pictures after the edit exist already
     side: int
     source: str
     licence: str
@@ -37,6 +37,7 @@ class PoolConcept:
     teacher: Teacher
     held_from_base: bool = False
     grey_input: bool = False  # self-supervised colourisation: the input loses its colour
+    own_pictures: bool = False  # pairs of its own (training/icons.py) in place of the photographs
 
 
 def _gmic(command: str, side: int = 256) -> Teacher:
@@ -166,4 +167,11 @@ CONCEPT_POOL = (
     PoolConcept("vintage_print", "vintage cream and blue print", _style(24)),
     PoolConcept("crimson_dusk", "dark crimson painting", _style(20)),
 )
-POOL = {concept.name: concept for concept in CONCEPT_POOL}
+ICON = PoolConcept(
+    "icon_3d",
+    "flat icon turned into a glossy 3D icon",
+    Teacher(None, 256, "Microsoft Fluent emoji, flat and 3D, drawn by designers", "MIT"),
+    held_from_base=True,
+    own_pictures=True,
+)
+POOL = {concept.name: concept for concept in (*CONCEPT_POOL, ICON)}

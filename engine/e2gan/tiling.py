@@ -7,17 +7,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """Extend [B, C, H, W] at the right and bottom to multiples, two at least (a norm over one cell is undefined).
+def pad_to_multiple(image: Tensor, multiple: int, margin: int) -> Tensor:
+    """Extend [B, C, H, W] by `margin` at the left and top, and at the right and bottom by that much and on to multiples.
 
-    New pixels mirror the picture where it is large enough, else they repeat its edge.
+    Sides become two multiples at least (a norm over one cell is undefined). New pixels mirror the picture where it is large
+    enough, else they repeat its edge.
     """
     height, width = image.shape[2:]
-    down, right = (max(2 * multiple, side + -side % multiple) - side for side in (height, width))
+    down, right = (
+        max(2 * multiple, side + 2 * margin + -(side + 2 * margin) % multiple) - side - margin for side in (height, width)
+    )
     if right:
-        image = F.pad(image, (0, right, 0, 0), mode="reflect" if right < width else "replicate")
+        image = F.pad(image, (margin, right, 0, 0), mode="reflect" if max(right, margin) < width else "replicate")
     if down:
-        image = F.pad(image, (0, 0, 0, down), mode="reflect" if down < height else "replicate")
+        image = F.pad(image, (0, 0, margin, down), mode="reflect" if max(down, margin) < height else "replicate")
     return image
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from hotpath.engine.e2gan import checkpoint
-from hotpath.engine.e2gan.checkpoint import file_sha256, load_base, load_concept, save_concept
+from hotpath.engine.e2gan.checkpoint import file_sha256, load_base, load_concept, save_base, save_concept
 from hotpath.engine.e2gan.concept import CRUCIAL_LAYERS
-from hotpath.engine.errors import HotpathError, InvalidInput, WeightsInvalid, WeightsMissing
+from hotpath.engine.errors import HotpathError, InvalidInput, NotWritten, WeightsInvalid, WeightsMissing
 from hotpath.tests.testing import TINY, contents, digest, rewrite, tiny_base, tiny_concept, tiny_generator, write_base
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 Load = Callable[[Path], object]
@@ -195,19 +196,23 @@ def test_an_existing_file_is_kept_unless_overwriting_is_asked_for(tmp_path: Path
     assert load_concept(path).base_sha256 == other.base_sha256
 
 
-@pytest.mark.parametrize("when", ["while writing", "while renaming"])
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+@pytest.mark.parametrize(
+    ("when", "failure"), [("while writing", OSError), ("while writing", SafetensorError), ("while renaming", OSError)]
+)
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, failure: type[Exception]
+) -> None:
     path, base = write_concept(tmp_path / "ink.safetensors"), tiny_base(tmp_path, seed=5)
     files, old = sorted(tmp_path.iterdir()), path.read_bytes()
 
     def disk_full(*arguments: object) -> None:
         if when == "while writing":
             Path(arguments[1]).write_bytes(b"half")
-        raise OSError("disk full")
+        raise failure("disk full")
 
     with monkeypatch.context() as patch:
         patch.setattr(*((checkpoint, "save_file") if when == "while writing" else (checkpoint.os, "replace")), disk_full)
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(NotWritten, match=r"disk full.*make room"):
             save_concept(path, tiny_concept(base, 2), overwrite=True)
     assert path.read_bytes() == old
     assert sorted(tmp_path.iterdir()) == files
@@ -232,3 +237,22 @@ def test_errors_are_short_and_typed(tmp_path: Path) -> None:
         load_base(tmp_path / "bad.safetensors")
     assert len(str(caught.value)) < 300
     assert "\n" not in str(caught.value)
+
+
+def test_looks_of_a_base_come_back_in_order(tmp_path: Path) -> None:
+    plain = tiny_base(tmp_path)
+    looks = {name: torch.full((4, 12), float(index)) for index, name in enumerate("cab")}
+    save_base(tmp_path / "looks.safetensors", TINY, plain.weights, plain.neutral_context, {}, looks=looks)
+    base = load_base(tmp_path / "looks.safetensors")
+    assert list(base.looks) == ["c", "a", "b"]
+    assert all(torch.equal(base.looks[name], looks[name]) for name in looks)
+    assert plain.looks == {}
+    rewrite(tmp_path / "looks.safetensors", tensors={"looks": torch.zeros(2, 4, 12)})
+    with pytest.raises(WeightsInvalid, match="looks"):
+        load_base(tmp_path / "looks.safetensors")
+
+
+def test_others_may_read_what_is_written(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert write_concept(tmp_path / "ink.safetensors").stat().st_mode == plain.stat().st_mode

@@ -12,14 +12,24 @@ LAYOUTS = [(1536, 128), (768, 128), (384, 128), (256, 128), (128, 64), (64, 32)]
 
 
 @pytest.mark.parametrize(
-    ("size", "padded"),
-    [((1, 1), (32, 32)), ((16, 16), (32, 32)), ((32, 48), (32, 48)), ((33, 47), (48, 48)), ((3, 500), (32, 512))],
+    ("size", "padded", "margin"),
+    [
+        ((1, 1), (32, 32), 0),
+        ((16, 16), (32, 32), 0),
+        ((32, 48), (32, 48), 0),
+        ((33, 47), (48, 48), 0),
+        ((3, 500), (32, 512), 0),
+        ((1, 1), (32, 32), 8),
+        ((32, 48), (48, 64), 8),
+        ((33, 47), (64, 64), 8),
+        ((7, 500), (32, 528), 8),
+    ],
 )
-def test_padding(size: tuple[int, int], padded: tuple[int, int]) -> None:
+def test_padding(size: tuple[int, int], padded: tuple[int, int], margin: int) -> None:
     image = pictures(2, *size)
-    result = pad_to_multiple(image, 16)
+    result = pad_to_multiple(image, 16, margin)
     assert result.shape[2:] == padded
-    assert torch.equal(result[:, :, : size[0], : size[1]], image)
+    assert torch.equal(result[:, :, margin : margin + size[0], margin : margin + size[1]], image)
     low, high = image.amin((2, 3)), image.amax((2, 3))
     assert torch.equal(result.amin((2, 3)), low), "new pixels repeat old ones"
     assert torch.equal(result.amax((2, 3)), high)
@@ -27,7 +37,9 @@ def test_padding(size: tuple[int, int], padded: tuple[int, int]) -> None:
 
 def test_padding_mirrors_where_the_picture_is_large_enough() -> None:
     image = torch.arange(40.0).expand(1, 3, 40, 40).clone()
-    assert pad_to_multiple(image, 16)[0, 0, 0, 40:].tolist() == [38, 37, 36, 35, 34, 33, 32, 31]
+    assert pad_to_multiple(image, 16, 0)[0, 0, 0, 40:].tolist() == [38, 37, 36, 35, 34, 33, 32, 31]
+    row = pad_to_multiple(image, 16, 4)[0, 0, 4].tolist()
+    assert (row[:5], row[43:]) == ([4, 3, 2, 1, 0], [39, 38, 37, 36, 35])
 
 
 @pytest.mark.parametrize(("tile", "overlap"), LAYOUTS)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hotpath.tests.testing import TINY, pictures, tiny_generator
+from hotpath.training import icons
 from hotpath.training.grid import save_grid, to_uint8
 from hotpath.training.loop import Pairs, Step
 from hotpath.training.photographs import Picture
@@ -44,10 +45,9 @@ def test_a_missing_argument_is_named(module: str) -> None:
 
 
 def test_the_pool_has_one_neutral_concept_and_unique_names() -> None:
-    assert len(POOL) == len(CONCEPT_POOL)
+    assert len(POOL) == len(CONCEPT_POOL) + 1 == len({concept.prompt for concept in POOL.values()})
     assert not POOL[NEUTRAL].held_from_base
-    assert len({concept.prompt for concept in CONCEPT_POOL}) == len(CONCEPT_POOL)
-    assert all(concept.teacher.source and concept.teacher.licence for concept in CONCEPT_POOL)
+    assert all(concept.teacher.source and concept.teacher.licence for concept in POOL.values())
 
 
 def test_a_scene_is_never_on_both_sides_of_the_split() -> None:
@@ -84,3 +84,9 @@ def test_the_grid_shows_photograph_teacher_student(tmp_path: Path) -> None:
     assert (grid[:32, :48] == photographs[0].numpy()).all()
     assert (grid[:32, 48:96] == 255 - photographs[0].numpy()).all()
     assert (grid[32:, :48, 0] == grid[32:, :48, 2]).all(), "a concept with grey input shows a grey photograph"
+
+
+def test_icons_of_one_family_fall_on_one_side_of_the_split() -> None:
+    assert icons.held_out("one-oclock") == icons.held_out("nine-oclock")
+    share = sum(icons.held_out(f"thing-{index}") for index in range(1000)) / 1000
+    assert 0.1 < share < 0.2
