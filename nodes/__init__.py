@@ -2,9 +2,9 @@
 
 from comfy_api.latest import ComfyExtension
 
-from . import e2gan, host
+from . import concept_pairs, concept_training, e2gan, host
 
-NODES = [*e2gan.NODES]
+NODES = [*e2gan.NODES, *concept_pairs.NODES, *concept_training.NODES]
 
 
 class Extension(ComfyExtension):

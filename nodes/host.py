@@ -38,9 +38,9 @@ def register_folders() -> None:
 
 
 def file_names(kind: str) -> list[str]:
-    """Files of a kind that can be chosen; bases leave out what lies in their concepts folder."""
+    """Files of a kind that can be chosen; bases leave out what lies in the folders of concepts and training."""
     names = [name.replace("\\", "/") for name in folder_paths.get_filename_list(kind)]
-    return [name for name in names if kind != BASES or not name.startswith("concepts/")]
+    return [name for name in names if kind != BASES or not name.startswith(("concepts/", "training/"))]
 
 
 def file_path(kind: str, name: str) -> Path:

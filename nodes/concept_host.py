@@ -1,0 +1,103 @@
+"""ComfyUI as the training nodes meet it: their folders, texts on a node, progress, and a place to train in."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import torch
+from comfy_api.latest import ui
+from PIL import Image
+
+from ..engine.errors import InvalidInput
+from ..training.pairs import is_pair_folder
+from ..training.session import Update
+from .host import BUNDLED
+
+PERCEPTUAL = BUNDLED / "training" / "perceptual_vgg16.safetensors"
+TRAINING_MEMORY = 4 * 2**30
+
+
+def file_name(name: str) -> str:
+    """A name that is one file or folder, or a sentence."""
+    if not re.fullmatch(r"\w[\w .-]{0,79}", name.strip()) or name.strip().endswith("."):
+        raise InvalidInput(
+            f"Expected a name of letters, digits, spaces, dots, dashes and underscores, got '{name}': choose another."
+        )
+    return name.strip()
+
+
+def _output(kind: str, name: str) -> Path:
+    return Path(folder_paths.get_output_directory()) / "hotpath" / kind / file_name(name)
+
+
+def training_folder(name: str) -> Path:
+    return _output("training", name)
+
+
+def pairs_folder(name: str) -> Path:
+    return _output("pairs", name)
+
+
+def own_concepts() -> Path:
+    return Path(folder_paths.models_dir) / "e2gan" / "concepts"
+
+
+def pair_folders() -> dict[str, Path]:
+    """Folders of pairs by the name that the node offers: in input/, in output/hotpath/pairs, and the bundled examples."""
+    output = Path(folder_paths.get_output_directory()) / "hotpath" / "pairs"
+    places = {
+        "input": Path(folder_paths.get_input_directory()),
+        "pairs": output,
+        "hotpath": BUNDLED.parent / "examples" / "pairs",
+    }
+    return {
+        f"{label}/{path.name}": path
+        for label, place in places.items()
+        if place.is_dir()
+        for path in sorted(place.iterdir())
+        if path.is_dir() and is_pair_folder(path)
+    }
+
+
+def tell(node: type, text: str) -> ui.PreviewText:
+    """Show a text on the node that runs, and give it back for the history."""
+    from server import PromptServer
+
+    instance = getattr(PromptServer, "instance", None)
+    if instance is not None and node.hidden is not None and hasattr(instance, "send_progress_text"):
+        instance.send_progress_text(text, node.hidden.unique_id)
+    return ui.PreviewText(text)
+
+
+class TrainingProgress:
+    """Progress bar, picture and a line of text of a training run; each update is also where a Cancel takes effect."""
+
+    def __init__(self, node: type) -> None:
+        self.node, self.bar, self.last = node, None, ""
+
+    def __call__(self, update: Update) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        if update.total:
+            self.bar = self.bar or comfy.utils.ProgressBar(update.total)
+            picture = None if update.preview is None else ("JPEG", Image.fromarray(update.preview.numpy()), 768)
+            self.bar.update_absolute(update.done, update.total, picture)
+        if update.phase != self.last or update.preview is not None or update.score is not None:
+            self.last = update.phase
+            tell(self.node, update.text)
+
+
+@contextmanager
+def training() -> Iterator[torch.device]:
+    """Outside inference mode and with room on the device; what training took is given back at the end."""
+    device = comfy.model_management.get_torch_device()
+    if device.type != "cpu":
+        comfy.model_management.free_memory(TRAINING_MEMORY, device)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield device
+    finally:
+        comfy.model_management.soft_empty_cache()
