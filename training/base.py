@@ -50,6 +50,7 @@ def main() -> None:
         sys.stdout.write("live units: " + "  ".join(f"{layer} {share:.2f}" for layer, share in shares.items()) + "\n")
 
     info = run(trainer, args, "checkpoint.safetensors", show)
+    processes.end()
     if processes.rank:
         return
     info["concepts"] = {concept.name: concept.prompt for concept in concepts}

@@ -58,6 +58,7 @@ def main() -> None:
     trainer = Trainer(generator, parameters, pairs, lpips, settings, processes)
     name = f"{args.concept}_full" if args.full else args.concept
     info = run(trainer, args, f"{name}_checkpoint.safetensors")
+    processes.end()
     if processes.rank:
         return
     info |= {

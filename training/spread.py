@@ -28,6 +28,9 @@ class Alone:
     def average(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by its mean over the processes."""
 
+    def end(self) -> None:
+        """Leave together, at the end of a run that went well."""
+
 
 class Together:
     """One of several processes started by `accelerate launch`."""
@@ -56,6 +59,11 @@ class Together:
             ) from error
         for tensor, mean in zip(tensors, together.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(mean.view(tensor.shape))
+
+    def end(self) -> None:
+        """Without it a process that leaves late finds the others gone and aborts."""
+        self.accelerator.wait_for_everyone()
+        torch.distributed.destroy_process_group()
 
 
 def spread() -> Alone | Together:
