@@ -4,7 +4,7 @@ import torch
 from comfy_api.latest import io
 
 from ..engine.e2gan.checkpoint import save_concept
-from ..engine.e2gan.concept import STRENGTH_RANGE, Concept
+from ..engine.e2gan.concept import Concept
 from ..engine.e2gan.network import E2GAN
 from ..engine.errors import InvalidInput
 from ..training import perceptual
@@ -14,6 +14,7 @@ from ..training.session import ConceptRun
 from . import concept_host as host
 from . import wires
 from .concept_pairs import CATEGORY, prompt_input
+from .e2gan import strength_input
 
 QUALITY = {
     "fast": {"searched": False, "batch": 4, "crop": 128, "adversarial": 0.0},
@@ -126,7 +127,6 @@ class AddE2GANConcept(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        low, high = STRENGTH_RANGE
         return io.Schema(
             node_id="Hotpath_AddE2GANConcept",
             display_name="Add E²GAN Concept",
@@ -135,9 +135,7 @@ class AddE2GANConcept(io.ComfyNode):
             inputs=[
                 wires.E2GAN.Input("e2gan", display_name="E²GAN", tooltip="The base the concept was trained on."),
                 wires.CONCEPT.Input("concept", tooltip="The trained concept."),
-                io.Float.Input(
-                    "strength", default=1.0, min=low, max=high, step=0.05, tooltip="0 changes nothing, 1 is the look as trained."
-                ),
+                strength_input("0 changes nothing, 1 is the look as trained."),
             ],
             outputs=[wires.E2GAN.Output("styled", display_name="E²GAN", tooltip="The E²GAN with this concept added.")],
         )

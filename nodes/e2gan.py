@@ -15,7 +15,7 @@ from . import host, wires
 CATEGORY = "hotpath/e2gan"
 
 
-def _strength(tooltip: str) -> io.Float.Input:
+def strength_input(tooltip: str) -> io.Float.Input:
     low, high = STRENGTH_RANGE
     return io.Float.Input("strength", default=1.0, min=low, max=high, step=0.05, tooltip=tooltip)
 
@@ -71,7 +71,7 @@ class E2GANConcept(io.ComfyNode):
             inputs=[
                 wires.E2GAN.Input("e2gan", display_name="E²GAN", tooltip="A base, with or without concepts."),
                 _file_combo("concept", host.CONCEPTS, "Concept: bundled ones and files in models/e2gan/concepts."),
-                _strength("0 changes nothing, 1 is the look as trained, above 1 exaggerates, below 0 pushes away from it."),
+                strength_input("0 changes nothing, 1 is the look as trained, above 1 exaggerates, below 0 pushes away from it."),
             ],
             outputs=[wires.E2GAN.Output("styled", display_name="E²GAN", tooltip="The E²GAN with this concept added.")],
         )
@@ -137,7 +137,7 @@ class E2GANConceptSheet(io.ComfyNode):
             inputs=[
                 wires.E2GAN.Input("e2gan", display_name="E²GAN", tooltip="The base; concepts already chained stay underneath."),
                 io.Image.Input("image", tooltip="The picture; of a batch, the first."),
-                _strength("Strength of each concept."),
+                strength_input("Strength of each concept."),
                 io.Int.Input("cell", default=384, min=128, max=1024, step=32, tooltip="Longer side of each cell in px."),
                 io.Int.Input("columns", default=0, min=0, max=16, tooltip="Cells in a row; 0 makes the grid about square."),
                 _precision(),

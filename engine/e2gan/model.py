@@ -8,15 +8,15 @@ those choices are ours, made by measuring (see benchmarks/LOG.md):
   starts with equal weights for the four pixels of a cell (ICNR, Aitken et al. 2017), or random ones would draw a 2 px grid.
 * Skips: the maps at 1/2 and 1/4 of the side are added to the upsampled ones. The figure has residual arrows around the ResNet
   blocks only; the two additions cost nothing and keep edges that the 1/8 map cannot hold.
-* Upsampling: nearest, then 3 x 3 (`kernels/upsample_conv`). Every pixel receives the same number of products (no checkerboard from here), and the
-  weights are plain convolutions, which peft can adapt (it cannot adapt transposed ones).
+* Upsampling: nearest, then 3 x 3 (`kernels/upsample_conv`). Every pixel receives the same number of products (no checkerboard from
+  here), and the weights are plain convolutions, which peft can adapt (it cannot adapt transposed ones).
 * Norm: instance norm (`kernels/instance_norm`) everywhere but in the stem and the first downsampling, whose maps bring absolute
   colour to the way up over the skips. Without it there, one layer's outputs grew until ReLU held the next at zero for good.
 * Transformer block at 1/16 of the picture's side with one head (softmax cost grows with heads); self-attention reads keys and
   values from a summary of at most 16 x 16 cells, so its cost grows with pixels, never with their square.
 * Text: cross-attention in the transformer block as in the figure, and beside it a scale and a shift for the channels of each
-  normed map and a scale for those of the skips, computed from the mean token (modulation as in GigaGAN; conditional instance norm, Dumoulin et al.
-  2017). With cross-attention alone the base ignored its prompt. All of it depends on the concept only and is computed once
+  normed map and a scale for those of the skips, computed from the mean token (modulation as in GigaGAN; conditional instance norm,
+  Dumoulin et al. 2017). With cross-attention alone the base ignored its prompt. All of it depends on the concept only and is computed once
   (`read`).
 """
 
