@@ -38,7 +38,7 @@ def main() -> None:
     pairs = load_pairs(args.corpus, concepts, contexts, "train")
     held_out = load_pairs(args.corpus, concepts, contexts, "held_out")
     architecture = Architecture(text_tokens=contexts.shape[1], text_width=contexts.shape[2])
-    generator = initialise(Generator(architecture), settings.seed).to(args.device, memory_format=torch.channels_last)
+    generator = initialise(Generator(architecture), settings.seed).to(args.device, memory_format=torch.channels_last).unwrapped()
     trainer = Trainer(generator, dict(generator.named_parameters()), pairs, lpips, settings, processes)
 
     def show() -> None:

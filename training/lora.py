@@ -18,7 +18,7 @@ def generator_of(base: Base, device: str | torch.device) -> Generator:
     """A generator of its own with the base's weights."""
     generator = Generator(base.architecture)
     generator.load_state_dict(base.weights)
-    return generator.to(device, memory_format=torch.channels_last)
+    return generator.to(device, memory_format=torch.channels_last).unwrapped()
 
 
 class LowRank(nn.Module):

@@ -98,14 +98,14 @@ class Down(nn.Module):
 class Up(nn.Module):
     """Nearest upsampling, convolution, modulated norm, plus the scaled encoder's map of that resolution, ReLU."""
 
-    merged = False  # True where `conv.weight` is the whole layer (no adapter around it): then the faster kernel may be used
+    wrapped = True  # an adapter may stand around the convolution, so that it must be called; see Generator.unwrapped
 
     def __init__(self, channels: int, out: int, ops) -> None:
         super().__init__()
         self.conv = ops.Conv2d(channels, out, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor, modulation: Modulation, skip: Tensor | None = None, gain: Tensor | None = None) -> Tensor:
-        x = upsample_conv(x, self.conv.weight) if self.merged else self.conv(F.interpolate(x, scale_factor=2))
+        x = self.conv(F.interpolate(x, scale_factor=2)) if self.wrapped else upsample_conv(x, self.conv.weight)
         x = instance_norm(x, *modulation)
         return F.relu(x if skip is None else torch.addcmul(x, skip, gain[:, :, None, None].to(x.dtype)))
 
@@ -186,6 +186,12 @@ class Generator(nn.Module):
         self.normed = (*[a.width] * 9, a.down1_width, a.stem_width)
         self.scaled = (*self.normed, a.down1_width, a.stem_width)
         self.modulation = TextModulation(a.text_width, a.modulation_width, sum(self.scaled + self.normed), ops)
+
+    def unwrapped(self) -> "Generator":
+        """Itself, with the promise that each layer's `weight` is all of it, so that kernels may use the weights alone."""
+        for layer in (self.us, self.up1, self.up2):
+            layer.wrapped = False
+        return self
 
     def read(self, context: Tensor) -> Text:
         """What depends on the text context [B, T, text_width] alone, computed once per concept."""

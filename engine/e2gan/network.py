@@ -16,7 +16,7 @@ from torch.func import functional_call
 from ..errors import InvalidInput
 from .checkpoint import Base
 from .concept import Blend, Concept, blended_context, check_strength, merged_weights
-from .model import Generator, Text, Up
+from .model import Generator, Text
 from .tiling import pad_to_multiple, tiled
 
 CACHED_BLENDS = 16
@@ -51,10 +51,7 @@ class Network:
         with torch.device("meta"):
             module = Generator(base.architecture)
         module.load_state_dict({name: tensor.to(dtype) for name, tensor in base.weights.items()}, assign=True)
-        self.module = module.to(memory_format=torch.channels_last).eval().requires_grad_(False)
-        for layer in self.module.modules():
-            if isinstance(layer, Up):
-                layer.merged = True
+        self.module = module.to(memory_format=torch.channels_last).unwrapped().eval().requires_grad_(False)
         self._derived: OrderedDict[tuple[torch.device, Blend], Derived] = OrderedDict()
 
     @property

@@ -1,4 +1,4 @@
-"""Nearest upsampling by 2, then a 3 x 3 convolution, for inference on CPUs with 4/9 of the products.
+"""Nearest upsampling by 2, then a 3 x 3 convolution, on CPUs with 4/9 of the products, forward and backward.
 
 Of the nine pixels under the kernel, those that are copies of one cell share it: each of the four output pixels of a cell sees only
 2 x 2 different cells, with sums of kernel entries as weights. So one 2 x 2 convolution with 4 O outputs on the small map does it,
@@ -13,33 +13,66 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from .reference import upsample_conv_reference
 
 _known = WeakTensorKeyDictionary()  # weight -> (its version, dtype and device; weights of the four pixels)
+PIXELS = ((0, 0), (0, 1), (1, 0), (1, 1))  # down and right of a cell's upper left pixel
 
 
 def upsample_conv(x: Tensor, weight: Tensor) -> Tensor:
     """[B, I, H, W] and [O, I, 3, 3] to [B, O, 2 H, 2 W] in channels_last, zeros around the upsampled map.
 
-    With gradients and on other devices than CPUs this is the reference.
+    Differentiable in both, also under autocast. On other devices than CPUs this is the reference.
     """
-    if torch.is_grad_enabled() or x.device.type != "cpu":
+    if x.device.type != "cpu":
         return upsample_conv_reference(x, weight)
-    batch, _, height, width = x.shape
-    out = weight.shape[0]
-    cells = F.conv2d(x, _of_four_pixels(weight), padding=1).permute(0, 2, 3, 1)  # [B, H + 1, W + 1, 4 O]
-    result = x.new_empty(batch, height, 2, width, 2, out)
-    for pixel, (down, right) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1))):
-        result[:, :, down, :, right] = cells[:, down : down + height, right : right + width, pixel * out : (pixel + 1) * out]
-    return result.view(batch, 2 * height, 2 * width, out).permute(0, 3, 1, 2)
+    learning = torch.is_grad_enabled() and weight.requires_grad
+    kernel = _four_pixels(weight) if learning else _of_four_pixels(weight)
+    return _InPlace.apply(F.conv2d(x, kernel, padding=1))
+
+
+class _InPlace(torch.autograd.Function):
+    """Four pixels of each cell, [B, 4 O, H + 1, W + 1], to a map [B, O, 2 H, 2 W]; both are read and written in channels_last."""
+
+    @staticmethod
+    def _parts(cells: Tensor, pixels: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Views of cells [B, H + 1, W + 1, 4 O] and pixels [B, H, 2, W, 2, O] that hold the same numbers."""
+        height, width, out = pixels.shape[1], pixels.shape[3], pixels.shape[5]
+        return [
+            (cells[:, down : down + height, right : right + width, i * out : (i + 1) * out], pixels[:, :, down, :, right])
+            for i, (down, right) in enumerate(PIXELS)
+        ]
+
+    @staticmethod
+    def forward(ctx, cells: Tensor) -> Tensor:
+        batch, channels, height, width = cells.shape
+        pixels = cells.new_empty(batch, height - 1, 2, width - 1, 2, channels // 4)
+        for source, target in _InPlace._parts(cells.permute(0, 2, 3, 1), pixels):
+            target.copy_(source)
+        return pixels.view(batch, 2 * height - 2, 2 * width - 2, -1).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        batch, out, height, width = grad.shape
+        pixels = grad.permute(0, 2, 3, 1).reshape(batch, height // 2, 2, width // 2, 2, out)
+        cells = grad.new_zeros(batch, height // 2 + 1, width // 2 + 1, 4 * out)
+        for target, source in _InPlace._parts(cells, pixels):
+            target.copy_(source)
+        return cells.permute(0, 3, 1, 2)
 
 
 def _of_four_pixels(weight: Tensor) -> Tensor:
-    """[4 O, I, 2, 2] for the upper left, upper right, lower left and lower right pixel; kept as long as the weight lives unchanged."""
+    """What `_four_pixels` gives, kept as long as the weight lives unchanged."""
     state = (0 if weight.is_inference() else weight._version, weight.data_ptr(), weight.dtype, weight.device)
     known = _known.get(weight)
     if known is None or known[0] != state:
-        rows = _pairs(weight.detach().float(), 2)
-        pixels = torch.cat([part for row in rows for part in _pairs(row, 3)]).to(weight.dtype)
-        known = _known[weight] = state, pixels.contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode(False):  # it may be asked for again where gradients flow
+            known = _known[weight] = state, _four_pixels(weight.detach())
     return known[1]
+
+
+def _four_pixels(weight: Tensor) -> Tensor:
+    """[4 O, I, 2, 2] for the upper left, upper right, lower left and lower right pixel, in channels_last."""
+    rows = _pairs(weight if weight.dtype == torch.float64 else weight.float(), 2)
+    pixels = torch.cat([part for row in rows for part in _pairs(row, 3)])
+    return pixels.to(weight.dtype, memory_format=torch.channels_last)
 
 
 def _pairs(kernel: Tensor, side: int) -> tuple[Tensor, Tensor]:

@@ -42,6 +42,17 @@ def test_with_gradients_it_is_differentiable() -> None:
     assert torch.autograd.gradcheck(upsample_conv, (x, weight))
 
 
+def test_a_frozen_weight_first_met_in_inference_mode_passes_gradients_later() -> None:
+    x, weight = inputs(dtype=torch.float32)
+    with torch.inference_mode():
+        upsample_conv(x, weight)
+    x.requires_grad_()
+    upsample_conv(x, weight).square().sum().backward()
+    ours, x.grad = x.grad, None
+    upsample_conv_reference(x, weight).square().sum().backward()
+    torch.testing.assert_close(ours, x.grad, atol=1e-3, rtol=1e-3)
+
+
 @pytest.mark.parametrize("change", ["in place", "data", "new"])
 def test_a_changed_weight_is_seen(change: str) -> None:
     x, weight = inputs(dtype=torch.float32)
