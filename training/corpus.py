@@ -64,13 +64,13 @@ def build_icons(out: Path, concept: PoolConcept, limit: int | None) -> None:
     _write(out / f"{concept.name}.safetensors", tensors, metadata)
 
 
-def build_concept(out: Path, concept: PoolConcept) -> float:
-    """Run the teacher over the corpus; returns the teacher's seconds per picture."""
+def build_concept(out: Path, concept: PoolConcept, limit: int | None) -> float:
+    """Run the teacher over the corpus, or its first `limit` pictures; returns the teacher's seconds per picture."""
     packages, tensors, count, start = fetch(), {}, 0, time.perf_counter()
     source = out / ("photographs_512.safetensors" if concept.teacher.side == 512 else "photographs.safetensors")
     with safe_open(source, "pt") as file:
         for split in ("train", "held_out"):
-            images = [Image.fromarray(array) for array in file.get_tensor(split).numpy()]
+            images = [Image.fromarray(array) for array in file.get_tensor(split)[:limit].numpy()]
             tensors[split] = _stack(concept.teacher.run(packages, images), SIDE)
             count += len(images)
     seconds = (time.perf_counter() - start) / max(1, count)
@@ -98,7 +98,7 @@ def main() -> None:
         if concept.own_pictures:
             build_icons(args.out, concept, args.limit)
             continue
-        seconds = build_concept(args.out, concept)
+        seconds = build_concept(args.out, concept, args.limit)
         print(f"[{index}/{len(wanted)}] {concept.name}: {seconds:.2f} s a picture", flush=True)
 
 

@@ -167,6 +167,25 @@ CONCEPT_POOL = (
     PoolConcept("vintage_print", "vintage cream and blue print", _style(24)),
     PoolConcept("crimson_dusk", "dark crimson painting", _style(20)),
 )
+# More looks, for studies that choose what a base is trained on (benchmarks/studies) and for concepts the bundled base never saw.
+# Text contexts are standardised by CONCEPT_POOL's prompts alone, so these change nothing for bases that exist.
+WIDER_POOL = tuple(
+    PoolConcept(name, prompt, _style(index), held_from_base=True)
+    for name, prompt, index in (
+        ("apricot_pastel", "apricot and pale blue pastel", 0),
+        ("yellow_cutout", "yellow and black paper cut-out with stripes", 1),
+        ("retro_red", "red and cream retro illustration", 4),
+        ("sepia_oil", "sepia brown oil painting", 10),
+        ("green_ink", "green and teal ink painting with red shadows", 13),
+        ("pastel_mosaic", "pastel mosaic of outlined tiles", 15),
+        ("violet_strokes", "violet and blue coloured strokes", 16),
+        ("olive_woodcut", "olive green woodcut", 18),
+        ("pop_print", "pop art print in pink, pale blue and black", 21),
+        ("grey_ink", "grey and violet brush drawing", 22),
+        ("soft_charcoal", "soft charcoal painting", 23),
+        ("rust_scribble", "rust and blue scribble", 25),
+    )
+)
 ICON = PoolConcept(
     "icon_3d",
     "flat icon turned into a glossy 3D icon",
@@ -174,4 +193,4 @@ ICON = PoolConcept(
     held_from_base=True,
     own_pictures=True,
 )
-POOL = {concept.name: concept for concept in (*CONCEPT_POOL, ICON)}
+POOL = {concept.name: concept for concept in (*CONCEPT_POOL, *WIDER_POOL, ICON)}
