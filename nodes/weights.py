@@ -16,12 +16,12 @@ CATEGORY = "hotpath/sampling"
 ALL = "all"
 
 
-def files_of(directory: str) -> list[Path]:
-    """The files of a models folder, in every place that ComfyUI looks."""
+def files_of(directory: str) -> dict[Path, int]:
+    """The files of a models folder with their sizes, in every place that ComfyUI looks."""
     if directory not in folder_paths.folder_names_and_paths:
-        return []
+        return {}
     found = (folder_paths.get_full_path(directory, name) for name in folder_paths.get_filename_list(directory))
-    return [Path(path) for path in found if path]
+    return report.sizes_of(Path(path) for path in found if path)
 
 
 def folder_of(directory: str) -> Path:
@@ -101,7 +101,7 @@ class Weights(io.ComfyNode):
             found = report.find(entry, files_of(entry.directory), obey_cancel)
             if download and not found.there:
                 fetch(entry, folder, Download())
-                found = report.find(entry, [folder / entry.name], obey_cancel)
+                found = report.find(entry, report.sizes_of([folder / entry.name]), obey_cancel)
             text, name = report.sheet(found, folder), loader_name(found.path or folder / entry.name, entry.directory)
         return io.NodeOutput(text, name, ui=tell(cls, text))
 

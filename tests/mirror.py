@@ -68,6 +68,8 @@ class Handler(BaseHTTPRequestHandler):
             claimed += number
         if kind == "unsized":
             claimed = None
+        if kind == "garbled":
+            claimed, headers = None, {"Content-Length": "many"}
         sent = body[start : start + number] if kind in ("truncate", "stall", "reset") else body[start:]
         self.answer(206 if start or kind == "misplaced" else 200, sent, headers, claimed)
         if kind == "stall":

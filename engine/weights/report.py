@@ -1,6 +1,6 @@
 """What is known of weight files and which of them are there, as text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,11 +31,11 @@ class Found:
             return f"is here{alias}; its SHA-256 is the known one"
         if self.state == LIKELY:
             return (
-                f"is here as {self.path.name}, with the SHA-256 of {self.entry.hash_seen}; that was not seen on the owner's page, so it "
-                "proves nothing about the owner's file"
+                f"is here as {self.path.name}, with the SHA-256 seen in {self.entry.hash_seen}; it was not seen on the owner's page, so "
+                "it proves nothing about the owner's file"
             )
         if self.state == UNCHECKED and self.entry.hash:
-            return "is here by its name and size; choose it by itself to have its SHA-256 compared"
+            return "is here by its name and size, not compared; choose it by itself to have its SHA-256 compared"
         if self.state == UNCHECKED:
             return "is here by its name alone; no SHA-256 is known to compare it with"
         if self.state == OTHER:
@@ -43,27 +43,36 @@ class Found:
         return "is not here"
 
 
-def find(entry: Entry, files: Sequence[Path], on_progress: Progress, largest: int | None = None) -> Found:
-    """Look for an entry among files, under its own name first and then under any; above `largest` bytes nothing is hashed."""
+def sizes_of(paths: Iterable[Path]) -> dict[Path, int]:
+    """The files among paths, with their sizes in bytes."""
+    return {path: path.stat().st_size for path in paths if path.is_file()}
+
+
+def find(entry: Entry, files: Mapping[Path, int], on_progress: Progress, largest: int | None = None) -> Found:
+    """Look for an entry among files with their sizes, under its own name first and then under any.
+
+    Files above `largest` bytes, and those that cannot be read, are not compared.
+    """
     if entry.path:
-        files = [manifest.MANIFEST.parent / entry.path]
-    named = [path for path in files if path.name.lower() == entry.name.lower() and path.is_file()]
-    others = (
-        [path for path in files if path not in named and path.is_file() and entry.fits(path.stat().st_size)] if entry.hash else []
-    )
-    skipped = []
-    for path in named + others:
-        if not entry.hash or (entry.size is not None and not entry.fits(path.stat().st_size)):
+        files = sizes_of([manifest.MANIFEST.parent / entry.path])
+    named = [path for path in files if path.name.lower() == entry.name.lower()]
+    if not entry.hash:
+        return Found(entry, named[0], UNCHECKED) if named else Found(entry, None, ABSENT)
+    unread = []
+    for path in sorted(files, key=lambda path: path not in named):
+        size = files[path]
+        if not entry.fits(size) and not (entry.size is None and path in named):
             continue
-        if largest is not None and path.stat().st_size > largest and not known_sha256(path):
-            skipped.append(path)
-        elif sha256_of(path, on_progress) == entry.hash:
-            return Found(entry, path, PROVEN if entry.verified else LIKELY)
-    if named and not entry.hash:
-        return Found(entry, named[0], UNCHECKED)
-    if named and named[0] in skipped:
-        return Found(entry, named[0], UNCHECKED)
-    return Found(entry, named[0], OTHER) if named else Found(entry, None, ABSENT)
+        try:
+            if largest is not None and size > largest and not known_sha256(path):
+                unread.append(path)
+            elif sha256_of(path, on_progress) == entry.hash:
+                return Found(entry, path, PROVEN if entry.verified else LIKELY)
+        except OSError:
+            unread.append(path)
+    if not named:
+        return Found(entry, None, ABSENT)
+    return Found(entry, named[0], UNCHECKED if named[0] in unread else OTHER)
 
 
 def table(found: Sequence[Found]) -> str:
@@ -112,9 +121,9 @@ def sheet(found: Found, folder: Path) -> str:
     return "\n".join(lines + ([f"Note: {entry.note}"] if entry.note else []))
 
 
-def by_directory(entries: Sequence[Entry], files: Mapping[str, Sequence[Path]], on_progress: Progress) -> list[Found]:
+def by_directory(entries: Sequence[Entry], files: Mapping[str, Mapping[Path, int]], on_progress: Progress) -> list[Found]:
     """Every entry, looked for among the files of its directory; large files are not read."""
-    return [find(entry, files.get(entry.directory, ()), on_progress, QUICK) for entry in entries]
+    return [find(entry, files.get(entry.directory, {}), on_progress, QUICK) for entry in entries]
 
 
 def _remarks(entry: Entry) -> str:

@@ -53,7 +53,11 @@ def megabytes(size: int) -> str:
 
 
 def length(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+    """Bytes of a file that may not be there, or may be renamed by another process at any time."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def transfer(entry: Entry, part: Path, on_progress: Progress, stall_s: float) -> None:
@@ -154,8 +158,8 @@ def _extent(answer: http.client.HTTPResponse, entry: Entry, have: int) -> tuple[
         raise DownloadFailed(
             f"{host_of(entry)} answered with a web page in place of {entry.name}, as log-in pages of networks do: {_elsewhere(entry)}"
         )
-    start, announced = 0, answer.headers.get("Content-Length")
-    total = int(announced) if announced else (None if entry.size_within else entry.size)
+    start, announced = 0, answer.headers.get("Content-Length", "")
+    total = int(announced) if announced.isdecimal() else (None if entry.size_within else entry.size)
     if answer.status == 206:
         ranged = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range", ""))
         if ranged is None or int(ranged[1]) != have:

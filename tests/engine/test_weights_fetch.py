@@ -143,6 +143,9 @@ def test_more_than_the_announced_bytes_are_refused(mirror: Mirror, tmp_path: Pat
 def test_a_size_that_nobody_says_is_refused(mirror: Mirror, tmp_path: Path) -> None:
     mirror.behaviours = ["unsized"]
     refused(tmp_path, DownloadFailed, "does not say how large", item=entry(size=None))
+    mirror.behaviours = ["garbled"]
+    refused(tmp_path, DownloadFailed, item=entry(size=None))
+    mirror.behaviours = ["unsized"]
     assert brought(tmp_path).read_bytes() == BODY, "where the list knows the size, the server need not say it"
 
 
