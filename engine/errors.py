@@ -23,3 +23,7 @@ class NotWritten(HotpathError):
 
 class InvalidInput(HotpathError):
     """An argument or picture is outside what the operation takes."""
+
+
+class DownloadFailed(HotpathError):
+    """A download did not bring its file; what came and can be resumed is kept beside where the file belongs."""

@@ -166,6 +166,7 @@ FORBIDDEN_ATTRIBUTES = {
     ("os", "system"),
     ("os", "popen"),
     ("torch", "load"),
+    ("torch", "hub"),
     ("os", "execv"),
     ("os", "spawnv"),
     ("os", "startfile"),
@@ -193,6 +194,44 @@ def test_what_ships_runs_no_other_program_and_no_text(path: Path) -> None:
 @pytest.mark.parametrize("source", ["eval('1')", "import os\nos.system('ls')", "x = torch.load('a')", "exec(text)"])
 def test_breaches_are_found(source: str) -> None:
     assert list(breaches(ast.parse(source)))
+
+
+NETWORK_MODULES = {
+    "aiohttp", "ftplib", "http", "httpx", "huggingface_hub", "imaplib", "poplib", "smtplib", "socket", "socketserver", "ssl",
+    "telnetlib", "urllib", "urllib3", "websocket", "websockets", "wget", "xmlrpc",
+}  # fmt: skip
+# The one download that a user asks for: who may open a connection, who may ask for it, and who may offer it.
+CONNECTS = {"engine/weights/transfer.py": {"http.client", "ssl", "urllib.error", "urllib.parse", "urllib.request"}}
+ASKS = {"engine.weights.transfer": {"engine/weights/fetch.py"}, "engine.weights.fetch": {"nodes/weights.py"}}
+
+
+def connecting(tree: ast.Module) -> set[str]:
+    """Network modules that a source imports."""
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level}
+    return {name for name in names if name.split(".")[0] in NETWORK_MODULES}
+
+
+@each(SHIPPED)
+def test_what_ships_connects_in_one_file_only(path: Path) -> None:
+    assert connecting(tree_of(path)) <= CONNECTS.get(path.relative_to(ROOT).as_posix(), set())
+
+
+@pytest.mark.parametrize(
+    "source", ["import socket", "from urllib import request", "def f():\n import urllib.request", "import ssl as s"]
+)
+def test_connecting_sources_are_found(source: str) -> None:
+    assert connecting(ast.parse(source))
+
+
+@each(SHIPPED)
+def test_a_download_is_offered_by_one_node_only(path: Path) -> None:
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            room = (*path.relative_to(ROOT).parts[: -node.level], *(node.module or "").split("."))
+            named = {".".join(filter(None, room)), *(".".join((*filter(None, room), alias.name)) for alias in node.names)}
+            for module, allowed in ASKS.items():
+                assert module not in named or path.relative_to(ROOT).as_posix() in allowed, module
 
 
 @pytest.mark.parametrize("folder", ["nodes", "engine", "web", "models", "examples", "locales"])

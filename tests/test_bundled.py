@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 MANIFEST = json.loads((ROOT / "weights_manifest.json").read_text(encoding="utf-8"))
-ENTRIES = {entry["id"]: entry for entry in MANIFEST["weights"]}
+ENTRIES = {entry["id"]: entry for entry in MANIFEST["weights"] if "path" in entry}
 GOLDEN = ROOT / "tests" / "golden" / "looks.safetensors"
 CONCEPTS = sorted((ROOT / "models" / "concepts").glob("*.safetensors"))
 

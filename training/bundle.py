@@ -1,4 +1,4 @@
-"""Put trained weights into models/ with a card each, and write weights_manifest.json.
+"""Put trained weights into models/ with a card each, and write the bundled part of weights_manifest.json.
 
     python -m hotpath.training.bundle [--base RUN/base.safetensors] [--concepts RUN/comic.safetensors ...]
 
@@ -16,6 +16,7 @@ from .sources import fetch
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS, RESULTS = ROOT / "models", ROOT / "benchmarks" / "results.jsonl"
+MANIFEST = ROOT / "weights_manifest.json"
 PERCEPTUAL = MODELS / "training" / "perceptual_vgg16.safetensors"
 BASE = "e2gan_base.safetensors"
 LICENCE = "apache-2.0"
@@ -118,6 +119,13 @@ def entry(path: Path, measured: str) -> dict[str, object]:
     }
 
 
+def write_manifest(bundled: list[dict[str, object]], path: Path = MANIFEST) -> None:
+    """Put the bundled files into the manifest; its public ones, which have no `path`, stay as they are."""
+    public = [row for row in json.loads(path.read_text(encoding="utf-8"))["weights"] if "path" not in row]
+    content = {"schema": 1, "weights": [*bundled, *public]}
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, help="base file to bundle")
@@ -141,8 +149,7 @@ def main() -> None:
         )
         weights.append(entry(path, measured))
     weights.append({**entry(PERCEPTUAL, "not scored"), "id": "perceptual-vgg16", "directory": "", "license": "bsd"})
-    manifest = json.dumps({"schema": 1, "weights": weights}, indent=1)
-    (ROOT / "weights_manifest.json").write_text(manifest + "\n", encoding="utf-8")
+    write_manifest(weights)
 
 
 if __name__ == "__main__":

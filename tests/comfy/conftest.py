@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hotpath.tests.mirror import Mirror, serving
 from hotpath.tools.client import Client
 from hotpath.tools.comfyui import ComfyUI, python_of
 from hotpath.tools.server import running
@@ -21,10 +22,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[Client]:
+def mirror() -> Iterator[Mirror]:
+    """What the server takes for Hugging Face: a server on this machine."""
+    with serving() as mirror:
+        yield mirror
+
+
+@pytest.fixture(scope="session")
+def server(mirror: Mirror) -> Iterator[Client]:
     """A client to a headless ComfyUI with only this pack in it: object_info, queue, upload, image, log."""
     tree = os.environ.get("HOTPATH_COMFYUI")
     if not tree:
         pytest.skip("needs a ComfyUI: run `python tools/dev.py test`, or set HOTPATH_COMFYUI to a ComfyUI folder")
-    with running(ComfyUI(Path(tree), python_of(Path(tree)))) as client:
-        yield client
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_ENDPOINT", mirror.address)
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        with running(ComfyUI(Path(tree), python_of(Path(tree)))) as client:
+            yield client

@@ -167,7 +167,9 @@ def test_examples_run_with_the_bundled_weights(server: Client, photo: str, path:
         ):
             node["inputs"]["images"] = ["4", 0]
     run = server.queue(prompt)
-    assert pixels(server, run)
+    saves = any(node["class_type"] == "SaveImage" for node in prompt.values())
+    assert bool(pixels(server, run)) == saves
+    assert saves or any(len(output["text"][0]) > 100 for output in run.outputs.values()), "a graph without a picture shows a text"
     assert all(picture.std() > 1 for picture in pixels(server, run))
 
 

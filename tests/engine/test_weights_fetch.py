@@ -1,0 +1,382 @@
+"""Downloading: whole and right, or one typed sentence and nothing under the final name; what came is resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import random
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hotpath.engine.errors import DownloadFailed, HotpathError, InvalidInput, NotWritten, WeightsInvalid
+from hotpath.engine.weights import manifest, recognise, transfer
+from hotpath.engine.weights.fetch import TRIES, fetch
+from hotpath.engine.weights.manifest import Entry
+from hotpath.tests.mirror import HUGGING_FACE, Mirror, serving
+
+BODY = random.Random(0).randbytes(300_000)
+NAME = "look.safetensors"
+PLACE = "/owner/repository/resolve/main/file.safetensors"
+
+
+@pytest.fixture
+def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
+    with serving() as mirror:
+        mirror.files[PLACE] = BODY
+        monkeypatch.setenv("HF_ENDPOINT", mirror.address + "/")
+        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        yield mirror
+
+
+def entry(**changes: object) -> Entry:
+    facts = {"id": "look", "name": NAME, "directory": "loras", "license": "MIT", "size": len(BODY)}
+    facts |= {"hash": hashlib.sha256(BODY).hexdigest(), "url": HUGGING_FACE + PLACE}
+    return Entry(**{**facts, **changes})
+
+
+def brought(folder: Path, item: Entry | None = None, **settings: object) -> Path:
+    return fetch(item or entry(), folder, **{"stall_s": 0.4, "pause_s": 0.01, **settings})
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} - {f"{NAME}.part.lock"}
+
+
+def refused(folder: Path, kind: type[HotpathError], *words: str, item: Entry | None = None) -> str:
+    """One sentence or two of the right type, and no file under the final name."""
+    with pytest.raises(HotpathError) as caught:
+        brought(folder, item)
+    sentence = str(caught.value)
+    assert type(caught.value) is kind, sentence
+    assert not [word for word in words if word not in sentence], sentence
+    assert "\n" not in sentence
+    assert len(sentence) < 400
+    assert NAME not in names(folder)
+    return sentence
+
+
+def test_a_file_comes_whole_under_its_name(mirror: Mirror, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    path = brought(tmp_path / "loras", on_progress=lambda done, total: seen.append((done, total)))
+    assert path == tmp_path / "loras" / NAME
+    assert path.read_bytes() == BODY
+    assert names(tmp_path / "loras") == {NAME}
+    assert not list(path.parent.glob("*.lock"))
+    assert seen[-1] == (len(BODY), len(BODY))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert mirror.agents == ["hotpath"], "nothing about the user is told"
+    assert recognise.known_sha256(path) == entry().hash, "it need not be read again to be recognised"
+
+
+def test_a_file_that_is_there_is_not_asked_for_again(mirror: Mirror, tmp_path: Path) -> None:
+    brought(tmp_path)
+    brought(tmp_path)
+    assert len(mirror.ranges) == 1
+
+
+def test_another_file_under_the_name_is_left_alone(mirror: Mirror, tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(b"mine")
+    with pytest.raises(InvalidInput, match="another file"):
+        brought(tmp_path)
+    assert (tmp_path / NAME).read_bytes() == b"mine"
+    assert not mirror.ranges
+
+
+# ---- what a server may do
+
+
+@pytest.mark.parametrize("behaviour", ["truncate 70000", "reset 70000"])
+def test_a_transfer_that_breaks_goes_on_where_it_stopped(mirror: Mirror, tmp_path: Path, behaviour: str) -> None:
+    mirror.behaviours = [behaviour]
+    assert brought(tmp_path).read_bytes() == BODY
+    starts = [int(wanted.removeprefix("bytes=").rstrip("-")) for wanted in mirror.ranges[1:]]
+    assert starts == sorted(set(starts))
+    assert starts[0] > 0
+    if behaviour.startswith("truncate"):
+        assert starts == [70_000, 140_000, 210_000, 280_000]
+
+
+def test_what_came_is_kept_and_resumed_by_the_next_call(mirror: Mirror, tmp_path: Path) -> None:
+    mirror.behaviours = ["truncate 100000", "truncate 0"]
+    sentence = refused(tmp_path, DownloadFailed, "100000 of 300000", "queue again")
+    assert mirror.address.removeprefix("http://") in sentence
+    assert len(mirror.ranges) == 1 + TRIES, "it gives up after some requests in a row that bring nothing new"
+    assert (tmp_path / f"{NAME}.part").stat().st_size == 100_000
+    mirror.behaviours, mirror.ranges = ["honest"], []
+    assert brought(tmp_path).read_bytes() == BODY
+    assert mirror.ranges == ["bytes=100000-"]
+    assert names(tmp_path) == {NAME}
+
+
+def test_a_stalled_server_is_left_in_the_end(mirror: Mirror, tmp_path: Path) -> None:
+    mirror.behaviours = ["stall 100000", "stall 0"]
+    refused(tmp_path, DownloadFailed, "silent", "queue again")
+    assert (tmp_path / f"{NAME}.part").stat().st_size == 100_000
+
+
+def test_a_server_without_range_begins_anew(mirror: Mirror, tmp_path: Path) -> None:
+    (tmp_path / f"{NAME}.part").write_bytes(b"x" * 1000)
+    mirror.behaviours = ["rangeless"]
+    assert brought(tmp_path).read_bytes() == BODY
+    assert mirror.ranges == ["bytes=1000-"]
+
+
+@pytest.mark.parametrize("claim", [-7, 7])
+def test_a_lie_about_the_size_is_refused_before_anything_is_written(mirror: Mirror, tmp_path: Path, claim: int) -> None:
+    mirror.behaviours = [f"claim {claim}"]
+    refused(tmp_path, WeightsInvalid, "300000 bytes", f"offers {300000 + claim}", "https://huggingface.co/owner/repository")
+    assert not names(tmp_path)
+
+
+def test_more_than_the_announced_bytes_are_refused(mirror: Mirror, tmp_path: Path) -> None:
+    mirror.files[PLACE], mirror.behaviours = BODY + b"more", ["unsized"]
+    refused(tmp_path, WeightsInvalid, "more than the 300000 bytes")
+
+
+def test_a_size_that_nobody_says_is_refused(mirror: Mirror, tmp_path: Path) -> None:
+    mirror.behaviours = ["unsized"]
+    refused(tmp_path, DownloadFailed, "does not say how large", item=entry(size=None))
+    mirror.behaviours = ["garbled"]
+    refused(tmp_path, DownloadFailed, item=entry(size=None))
+    mirror.behaviours = ["unsized"]
+    assert brought(tmp_path).read_bytes() == BODY, "where the list knows the size, the server need not say it"
+
+
+@pytest.mark.parametrize(("verified", "words"), [(True, "sent another"), (False, "not seen on the owner's page")])
+def test_wrong_bytes_are_not_kept(mirror: Mirror, tmp_path: Path, verified: bool, words: str) -> None:
+    mirror.behaviours = ["wrong"]
+    refused(tmp_path, WeightsInvalid, words, "nothing was kept", item=entry(verified=verified))
+    assert not names(tmp_path)
+
+
+def test_a_rounded_size_is_enough(mirror: Mirror, tmp_path: Path) -> None:
+    item = entry(size=299_000, size_within=2_000)
+    mirror.behaviours = ["truncate 120000", "honest"]
+    assert brought(tmp_path, item).read_bytes() == BODY
+    (tmp_path / NAME).rename(tmp_path / f"{NAME}.part")  # as when cancelled while the hash was computed
+    assert brought(tmp_path, item).read_bytes() == BODY
+    assert mirror.ranges == [None, "bytes=120000-", "bytes=300000-"]
+    refused(tmp_path / "other", WeightsInvalid, "about", item=entry(size=290_000, size_within=2_000))
+
+
+def test_a_part_longer_than_the_file_begins_anew(mirror: Mirror, tmp_path: Path) -> None:
+    (tmp_path / f"{NAME}.part").write_bytes(b"x" * (len(BODY) + 5))
+    assert brought(tmp_path).read_bytes() == BODY
+
+
+def test_a_part_of_another_file_is_found_out(mirror: Mirror, tmp_path: Path) -> None:
+    (tmp_path / f"{NAME}.part").write_bytes(b"x" * 1000)
+    refused(tmp_path, WeightsInvalid, "sent another")
+    assert brought(tmp_path).read_bytes() == BODY, "the wrong part is gone, so the next call is clean"
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(404, "has no look.safetensors"), (401, "logged in"), (403, "logged in"), (410, "refused"), (500, "try again later"), (503, "later")],
+)  # fmt: skip
+def test_statuses(mirror: Mirror, tmp_path: Path, status: int, words: str) -> None:
+    mirror.behaviours = [f"status {status}"]
+    refused(tmp_path, DownloadFailed, f"HTTP {status}", words)
+    assert len(mirror.ranges) == (TRIES if status >= 500 else 1)
+
+
+def test_a_server_that_recovers(mirror: Mirror, tmp_path: Path) -> None:
+    mirror.behaviours = ["status 503", "truncate 10", "status 429", "honest"]
+    assert brought(tmp_path).read_bytes() == BODY
+
+
+def test_redirects(mirror: Mirror, tmp_path: Path) -> None:
+    (tmp_path / f"{NAME}.part").write_bytes(BODY[:5000])
+    mirror.behaviours = ["redirect 1", "honest"]
+    assert brought(tmp_path).read_bytes() == BODY
+    assert mirror.ranges == ["bytes=5000-"] * 2, "the other place is asked for the rest only"
+    mirror.behaviours = ["redirect 2"]
+    refused(tmp_path / "loop", DownloadFailed, "refused")
+    mirror.behaviours = ["redirect 3"]
+    refused(tmp_path / "elsewhere", DownloadFailed, "ftp")
+
+
+def test_a_page_in_place_of_the_file(mirror: Mirror, tmp_path: Path) -> None:
+    mirror.behaviours = ["page"]
+    refused(tmp_path, DownloadFailed, "web page", "log-in")
+
+
+def test_other_bytes_than_asked_for(mirror: Mirror, tmp_path: Path) -> None:
+    (tmp_path / f"{NAME}.part").write_bytes(BODY[:1000])
+    mirror.behaviours = ["misplaced"]
+    refused(tmp_path, DownloadFailed, "other bytes")
+    assert (tmp_path / f"{NAME}.part").read_bytes() == BODY[:1000]
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:1", "nonsense", "ftp://127.0.0.1", "http://no such host"])
+def test_nobody_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, endpoint: str) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    refused(tmp_path, DownloadFailed, "Expected to reach", "HF_ENDPOINT")
+
+
+def test_a_proxy_is_obeyed(mirror: Mirror, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    host = "http://weights.invalid"
+    mirror.files[host + PLACE] = BODY  # a proxy is asked for the whole address
+    monkeypatch.setenv("HF_ENDPOINT", host)
+    monkeypatch.setenv("http_proxy", mirror.address)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    assert brought(tmp_path).read_bytes() == BODY
+
+
+def test_the_mirror_is_for_hugging_face_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "https://mirror.invalid/")
+    assert transfer.address(entry()) == f"https://mirror.invalid{PLACE}"
+    assert transfer.address(entry(url="https://other.invalid/file")) == "https://other.invalid/file"
+    monkeypatch.delenv("HF_ENDPOINT")
+    assert transfer.address(entry()) == HUGGING_FACE + PLACE
+
+
+# ---- what a user or a disk may do
+
+
+class Cancelled(Exception):
+    pass
+
+
+@pytest.mark.parametrize("behaviour", ["stall 100000", "stall 0"])
+def test_cancel_keeps_the_part(mirror: Mirror, tmp_path: Path, behaviour: str) -> None:
+    mirror.behaviours = [behaviour]
+    began, calls = time.monotonic(), 0
+
+    def cancel(done: int, total: int) -> None:
+        nonlocal calls
+        calls += 1
+        if done >= 100_000 or (behaviour == "stall 0" and calls > 2):
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        brought(tmp_path, on_progress=cancel, stall_s=30)
+    assert time.monotonic() - began < 3, "also while the server is silent"
+    assert NAME not in names(tmp_path)
+    kept = (tmp_path / f"{NAME}.part").read_bytes()
+    assert BODY.startswith(kept)
+    assert len(kept) >= 100_000 or behaviour == "stall 0"
+    mirror.behaviours = ["honest"]
+    assert brought(tmp_path).read_bytes() == BODY
+
+
+def test_a_disk_without_room_is_told_beforehand(mirror: Mirror, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    usage = type("Usage", (), {"free": transfer.SPARE + 200_000})
+    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda folder: usage)
+    refused(tmp_path, NotWritten, "0.3 MB of free disk", "got 0.2 MB", "make room")
+    assert not names(tmp_path)
+    (tmp_path / f"{NAME}.part").write_bytes(BODY[:150_000])
+    assert brought(tmp_path).read_bytes() == BODY, "only what is missing needs room"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_disk_that_is_full_all_the_same(mirror: Mirror, tmp_path: Path) -> None:
+    (tmp_path / f"{NAME}.part").symlink_to("/dev/full")
+    refused(tmp_path, NotWritten, "No space left", "make room")
+
+
+def test_a_write_that_fails_keeps_what_is_there(mirror: Mirror, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    write, written = transfer._write, []
+
+    def short_of_room(file: object, piece: bytes) -> None:
+        if sum(written) > 50_000:
+            raise OSError(28, "No space left on device")
+        written.append(len(piece))
+        write(file, piece)
+
+    monkeypatch.setattr(transfer, "_write", short_of_room)
+    monkeypatch.setattr(transfer, "PIECE", 20_000)
+    refused(tmp_path, NotWritten, "No space left")
+    assert BODY.startswith((tmp_path / f"{NAME}.part").read_bytes())
+    monkeypatch.setattr(transfer, "_write", write)
+    assert brought(tmp_path).read_bytes() == BODY
+    assert mirror.ranges[1] == f"bytes={sum(written)}-"
+
+
+def test_a_folder_that_cannot_be_made(mirror: Mirror, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(NotWritten, match="choose another folder"):
+        brought(tmp_path / "file" / "loras")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"hash": None}, "not known"), ({"url": None}, "not known"), ({"refused": "a pickle"}, "a pickle"), ({"path": "x"}, "with the pack")],
+)  # fmt: skip
+def test_files_that_are_only_listed(mirror: Mirror, tmp_path: Path, changes: dict, words: str) -> None:
+    refused(tmp_path, InvalidInput, words, item=entry(**changes))
+    assert not mirror.ranges
+
+
+# ---- several at a time
+
+
+def _in_a_process(folder: Path, results: multiprocessing.Queue) -> None:
+    results.put(brought(folder).read_bytes() == BODY)
+
+
+def test_processes_take_turns(mirror: Mirror, tmp_path: Path) -> None:
+    """Three processes of Python's own, forked: no torch is imported anew."""
+    context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
+    results = context.Queue()
+    processes = [context.Process(target=_in_a_process, args=(tmp_path, results)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    assert [results.get(timeout=20) for _ in processes] == [True] * 3
+    for process in processes:
+        process.join()
+    assert len(mirror.ranges) == 1
+    assert names(tmp_path) == {NAME}
+
+
+def test_who_waits_is_told_how_far_the_other_is_and_can_cancel(mirror: Mirror, tmp_path: Path) -> None:
+    mirror.behaviours = ["stall 100000", "honest"]
+    first = threading.Thread(target=brought, args=(tmp_path,), kwargs={"stall_s": 1.5})
+    first.start()
+    while not (tmp_path / f"{NAME}.part").exists() or (tmp_path / f"{NAME}.part").stat().st_size < 100_000:
+        time.sleep(0.01)
+
+    def cancel(done: int, total: int) -> None:
+        assert (done, total) == (100_000, 300_000)
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        brought(tmp_path, on_progress=cancel)
+    first.join()
+    assert (tmp_path / NAME).read_bytes() == BODY
+
+
+def test_the_lock_of_a_dead_process_does_not_block(mirror: Mirror, tmp_path: Path) -> None:
+    lock = tmp_path / f"{NAME}.part.lock"
+    program = "import os, sys, filelock; filelock.FileLock(sys.argv[1]).acquire(); print('held', flush=True); sys.stdin.read()"
+    held = subprocess.Popen([sys.executable, "-c", program, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert held.stdout.readline() == b"held\n"
+    waited: list[int] = []
+
+    def end_it(done: int, total: int) -> None:
+        waited.append(done)
+        held.kill()
+
+    assert brought(tmp_path, on_progress=end_it).read_bytes() == BODY
+    held.communicate()
+    assert waited, "it waited while the other was alive"
+
+
+def test_nothing_connects_without_a_call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Listing and recognising work where opening a connection is impossible."""
+
+    def no_network(*_: object) -> None:
+        raise AssertionError("a connection")
+
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    (tmp_path / NAME).write_bytes(BODY)
+    assert recognise.recognise(tmp_path / NAME) is None
+    assert manifest.entries()
