@@ -1,5 +1,7 @@
 """Where a new concept begins: at the look of the base that is closest to its pairs."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -12,17 +14,24 @@ PICTURES, SIDE = 4, 128
 
 
 @torch.no_grad()
-def closest_look(base: Base, pairs: Pairs, lpips: LPIPS) -> tuple[str, Tensor]:
-    """Name ("" for the unchanged photograph) and context [T, W] of the base's look with the least L1 + LPIPS on a few pairs.
+def looks(base: Base, pairs: Pairs, lpips: LPIPS) -> Iterator[tuple[int, int, tuple[str, Tensor]]]:
+    """Tries every look of the base on a few pairs; yields how many are done, of how many, and the best so far.
 
-    `pairs` holds one concept; its own context is not looked at.
+    A look is its name ("" for the unchanged photograph) and its context [T, W]; the best has the least L1 + LPIPS. `pairs` holds one
+    concept; its own context is not looked at.
     """
     device, side = pairs.contexts.device, min(SIDE, *pairs.photographs.shape[1:3])
     photographs, edits = (stack[:PICTURES, :side, :side] for stack in (pairs.photographs, pairs.edits[0]))
     generator, best = generator_of(base, device), (float("inf"), "", base.neutral_context)
-    for name, context in {"": base.neutral_context, **base.looks}.items():
+    known = {"": base.neutral_context, **base.looks}
+    for done, (name, context) in enumerate(known.items(), start=1):
         candidate = Pairs(photographs, [edits], context.unsqueeze(0).to(device), pairs.grey_input[:1])
         loss = sum(held_out_losses(generator, candidate, lpips).values())
         if loss < best[0]:
             best = loss, name, context
-    return best[1], best[2].half().float()
+        yield done, len(known), (best[1], best[2].half().float())
+
+
+def closest_look(base: Base, pairs: Pairs, lpips: LPIPS) -> tuple[str, Tensor]:
+    """Name and context of the look of the base that is closest to the pairs; see `looks`."""
+    return list(looks(base, pairs, lpips))[-1][2]

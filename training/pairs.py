@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..engine.errors import InvalidInput
+from ..engine.errors import InvalidInput, NotWritten
 
 MEMORY = 2 * 2**30  # bytes of all pairs together: 5,461 at 256 px
 SIDES = (64, 1024)
@@ -134,9 +134,26 @@ def _read(path: Path) -> Tensor:
         raise InvalidInput(f"Expected a picture, but {path.name} cannot be read ({error}): replace it or take it out.") from error
 
 
+def _listing(folder: Path) -> dict:
+    """What pairs.json of a folder says: prompt, side in px, and the key of each pair by name."""
+    path = folder / "pairs.json"
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            "prompt": str(facts["prompt"]),
+            "side": int(facts["side"]),
+            "pairs": {str(k): str(v) for k, v in facts["pairs"].items()},
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidInput(
+            f"Expected the list of pairs in {folder.name}/pairs.json, but it is damaged ({type(error).__name__}: {error}): move it away "
+            "and save the pairs again, or sort the pictures into before/ and after/."
+        ) from error
+
+
 def _stored(folder: Path) -> Iterator[tuple[str, Path, Path]]:
     if (folder / "pairs.json").is_file():
-        for name in json.loads((folder / "pairs.json").read_text(encoding="utf-8"))["pairs"]:
+        for name in _listing(folder)["pairs"]:
             yield name, folder / f"{name}_before.png", folder / f"{name}_after.png"
         return
     after = {path.stem: path for path in sorted((folder / "after").glob("*")) if path.suffix.lower() in SUFFIXES}
@@ -156,17 +173,26 @@ def load_folder(folder: Path, side: int) -> PairSet:
         raise InvalidInput(
             f"Expected pairs in {folder.name} (before/ and after/ with equal file names, or pairs.json), found none: check the folder."
         )
-    listing = folder / "pairs.json"
-    prompt = json.loads(listing.read_text(encoding="utf-8")).get("prompt", "") if listing.is_file() else ""
+    prompt = _listing(folder)["prompt"] if (folder / "pairs.json").is_file() else ""
     return PairSet(prompt=prompt).plus(((name, _read(before), _read(after)) for name, before, after in found), side)
 
 
 def save_folder(pairs: PairSet, folder: Path) -> int:
     """Write the pairs that are not in the folder yet; returns how many. The list is replaced last, so a stop loses no pair."""
+    try:
+        return _save_folder(pairs, folder)
+    except OSError as error:
+        raise NotWritten(
+            f"Expected to write pairs into {folder.name}, but it failed ({error}); the pairs saved before are untouched: make room, or "
+            "choose another folder."
+        ) from error
+
+
+def _save_folder(pairs: PairSet, folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     listing, known, side = folder / "pairs.json", {}, pairs.before.shape[1]
     if listing.is_file():
-        facts = json.loads(listing.read_text(encoding="utf-8"))
+        facts = _listing(folder)
         known = facts["pairs"]
         if facts["side"] != side:
             raise InvalidInput(

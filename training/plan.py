@@ -58,8 +58,10 @@ class Update:
         """One line: step, rate, time left, losses, score."""
         parts = [self.phase]
         if self.total:
-            left = (self.total - self.done) / max(self.steps_per_second, 1e-9)
-            parts += [f"step {self.done} of {self.total}", f"{self.steps_per_second:.2f} steps/s", f"{left / 60:.1f} min left"]
+            parts.append(f"step {self.done} of {self.total}")
+        if self.steps_per_second:
+            left = (self.total - self.done) / self.steps_per_second
+            parts += [f"{self.steps_per_second:.2f} steps/s", f"{left / 60:.1f} min left"]
         parts += [f"{name} {value:.3f}" for name, value in self.losses.items()]
         parts += [f"held-out {self.score:.3f}"] if self.score is not None else []
         return ", ".join(parts)

@@ -27,6 +27,7 @@ GROWN_SHARE = 0.5  # of the layers, in each round
 LEAST_GROWTH = 1.1  # of the numbers, or it is not worth another round
 LEAST_GAIN = 0.004  # of the held-out loss; a round below it is the last
 PROBES = 6  # batches of gradients
+ROUNDS, ROUND_STEPS = 6, 20  # at most
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,8 @@ def search(
     settings: Settings,
     *,
     budget: int,
-    rounds: int = 6,
-    round_steps: int = 20,
+    rounds: int = ROUNDS,
+    round_steps: int = ROUND_STEPS,
 ) -> Iterator[Step | Found]:
     """Yields each training step, and at the end what was found. `budget`: numbers that the factors may hold together."""
     ranks, start, trace = dict.fromkeys(CRUCIAL_LAYERS, 1), None, []

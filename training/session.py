@@ -19,16 +19,16 @@ from ..engine.e2gan.checkpoint import Base, load_concept, save_concept
 from ..engine.e2gan.concept import DEFAULT_RANKS, Concept
 from ..engine.errors import InvalidInput
 from .grid import to_uint8
-from .looks import closest_look
+from .looks import looks
 from .loop import Pairs, Settings, Step, Trainer, held_out_losses, to_signed
 from .lora import Factors, attach, factors, generator_of
 from .pairs import PairSet
 from .perceptual import LPIPS
 from .plan import Plan, Update, check_worth_learning, split
-from .ranks import Found, Round, numbers_of, search
+from .ranks import ROUND_STEPS, ROUNDS, Found, Round, numbers_of, search
 
-SCORES = 10  # held-out scores in a run
-PREVIEW_SHARE = 0.02  # of the time may go into previews
+SCORES, LEAST_APART = 10, 30  # held-out scores in a run, and steps between two of them
+PREVIEW_SHARE = 0.01  # of the time may go into previews
 NUMBERS = 87_616  # of all factors together, as many as the default ranks: a file stays below 0.2 MB
 
 
@@ -130,15 +130,16 @@ class ConceptRun:
     def updates(self) -> Iterator[Update]:
         """Train to the end, telling of each step. Stop iterating at any time; `save` keeps the place."""
         if self.trainer is None:
-            yield Update("choosing a look to start from", 0, 0, {})
             began, ranks, start = time.perf_counter(), DEFAULT_RANKS, None
-            self._begin_at(*closest_look(self.base, self.train, self.lpips))
+            for done, total, closest in looks(self.base, self.train, self.lpips):
+                self._begin_at(*closest)
+                yield Update("choosing a look to start from", done, total, {})
             if self.plan.searched:
                 for event in search(self.base, self.train, self.held_out, self.lpips, self._settings(1), budget=NUMBERS):
                     if isinstance(event, Found):
                         ranks, start, self.trace = event.ranks, event.factors, event.trace
                     else:
-                        yield Update("searching ranks", event.index, 0, event.losses)
+                        yield Update("searching ranks", event.index, ROUNDS * ROUND_STEPS, event.losses)
             self.trainer = self._new_trainer(ranks, start, self._steps(time.perf_counter() - began))
         first, began, total = self.trainer.step, time.perf_counter(), self.trainer.settings.steps
         for step in self.trainer.steps():
@@ -149,7 +150,7 @@ class ConceptRun:
             self._score(Step(total, {}), always=True)
 
     def _score(self, step: Step, always: bool = False) -> float | None:
-        every = max(1, self.trainer.settings.steps // SCORES)
+        every = max(LEAST_APART, self.trainer.settings.steps // SCORES)
         if not always and step.index % every and step.index != self.trainer.settings.steps:
             return None
         with self._averaged():

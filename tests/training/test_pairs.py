@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hotpath.engine.errors import InvalidInput
+from hotpath.engine.errors import InvalidInput, NotWritten
 from hotpath.tests.testing import random
 from hotpath.training import pairs as pairs_module
 from hotpath.training.pairs import Pair, PairSet, is_pair_folder, load_folder, save_folder, square
@@ -142,3 +142,25 @@ def test_a_stop_between_pictures_and_list_loses_nothing(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "half_before.png")  # as if killed before the list was written
     assert len(load_folder(tmp_path, 64)) == 1
     assert list(json.loads((tmp_path / "pairs.json").read_text())["pairs"]) == ["pair_0"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"side": 64}', '{"prompt": "x", "side": 64, "pairs": [1]}'])
+def test_a_damaged_list_gets_a_sentence(tmp_path: Path, content: str) -> None:
+    save_folder(some(2), tmp_path)
+    (tmp_path / "pairs.json").write_text(content, encoding="utf-8")
+    for attempt in (lambda: load_folder(tmp_path, 64), lambda: save_folder(some(2), tmp_path)):
+        with pytest.raises(InvalidInput, match=r"pairs\.json, but it is damaged"):
+            attempt()
+
+
+def test_a_full_disk_gets_a_sentence_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_folder(some(2), tmp_path)
+    before = (tmp_path / "pairs.json").read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(NotWritten, match="No space left on device"):
+        save_folder(some(2, 5), tmp_path)
+    assert (tmp_path / "pairs.json").read_bytes() == before

@@ -10,7 +10,7 @@ from hotpath.engine.e2gan.checkpoint import Base, load_base, load_concept, save_
 from hotpath.engine.e2gan.network import E2GAN, Network
 from hotpath.engine.errors import InvalidInput
 from hotpath.tests.testing import ROOT, TINY, digest, pictures, random, tiny_base
-from hotpath.training import perceptual
+from hotpath.training import perceptual, session
 from hotpath.training.pairs import PairSet
 from hotpath.training.plan import Plan, Update, split
 from hotpath.training.session import ConceptRun
@@ -22,6 +22,11 @@ PLAN = Plan("look", "negative", steps=20, searched=False, batch=2, crop=48, loss
 def some_pairs(count: int = 10) -> PairSet:
     stack = (pictures(count, 64, 64) / 2 + 0.5).movedim(1, -1)
     return PairSet(prompt="negative").plus(((f"pair {i}", picture, 1 - picture) for i, picture in enumerate(stack)), 64)
+
+
+@pytest.fixture(autouse=True)
+def _scores_in_short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "LEAST_APART", 1)
 
 
 @pytest.fixture
@@ -56,6 +61,21 @@ def test_a_run_learns_and_tells(base: Base, tmp_path: Path) -> None:
     assert "of 20" in updates[-1].text
     assert run.best.info["prompt"] == "negative"
     assert run.best.info["held_out_pictures"] == 1
+
+
+def test_short_runs_are_scored_seldom(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "LEAST_APART", 8)
+    updates = finish(new_run(base, tmp_path / "run"))
+    assert [update.done for update in updates if update.score is not None] == [8, 16, 20]
+
+
+def test_what_comes_before_training_tells_how_far_it_is(base: Base, tmp_path: Path) -> None:
+    updates = finish(new_run(base, tmp_path / "run", replace(PLAN, searched=True)))
+    for phase in ("choosing a look to start from", "searching ranks"):
+        told = [update for update in updates if update.phase == phase]
+        assert [update.done for update in told] == list(range(1, len(told) + 1))
+        assert all(update.done <= update.total for update in told)
+        assert "left" not in told[0].text
 
 
 def test_its_concept_does_in_the_engine_what_training_saw(base: Base, tmp_path: Path) -> None:
