@@ -8,7 +8,7 @@ Each base then learns the targets by LoRA, all with the same steps.
 
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,11 +81,15 @@ def runs(study: Study, seed: int, width: int, looks: int, base_steps: int) -> It
             yield {"target": target, "base": kind, "looks": len(names), "names": names, **study.scores(trainer, held_out)}
 
 
-if __name__ == "__main__":
+def main(words: Sequence[str] | None = None) -> None:
     arguments = parser(__doc__, Scale(side=96, crop=96, loss_crop=64, batch=8, steps=100, pictures=120))
     arguments.set_defaults(targets=["night_glass", "green_ink", "pop_print"])
     arguments.add_argument("--looks", type=int, default=8, help="looks a base is trained on")
     arguments.add_argument("--base-steps", type=int, default=400)
     arguments.add_argument("--width", type=int, default=128, help="channels at 1/8 of the side (the bundled base has 256)")
-    args = arguments.parse_args()
+    args = arguments.parse_args(words)
     study_from("bases", args).run(lambda study, seed: runs(study, seed, args.width, args.looks, args.base_steps))
+
+
+if __name__ == "__main__":
+    main()

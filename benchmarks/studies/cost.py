@@ -6,7 +6,7 @@ LoRA trains `--steps` and sets the mark: its held-out LPIPS. The others train un
 `--patience` times the steps. FLOPs are counted by torch over one step.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from hotpath.benchmarks.studies.study import Scale, Study, parser, study_from
@@ -75,9 +75,13 @@ def runs(study: Study, seed: int, base: Base, patience: int) -> Iterator[dict[st
             yield {"target": name, **row}
 
 
-if __name__ == "__main__":
+def main(words: Sequence[str] | None = None) -> None:
     arguments = parser(__doc__, Scale())
     arguments.add_argument("--patience", type=int, default=8, help="how many times LoRA's steps a rival may take")
-    args = arguments.parse_args()
+    args = arguments.parse_args(words)
     known = load_base(args.base)
     study_from("cost", args).run(lambda study, seed: runs(study, seed, known, args.patience))
+
+
+if __name__ == "__main__":
+    main()

@@ -6,7 +6,7 @@ Every run takes the same number of steps, so fewer pairs are seen more often.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from hotpath.benchmarks.studies.study import Scale, Study, parser, study_from
@@ -41,9 +41,13 @@ def runs(study: Study, seed: int, base: Base, shares: list[int]) -> Iterator[dic
                 yield {"target": name, "way": way, "share": share, "pairs": count, **study.scores(trainer, held_out)}
 
 
-if __name__ == "__main__":
+def main(words: Sequence[str] | None = None) -> None:
     arguments = parser(__doc__, Scale())
     arguments.add_argument("--shares", type=int, nargs="+", default=[5, 10, 25, 40, 60, 100], help="percent of the pairs")
-    args = arguments.parse_args()
+    args = arguments.parse_args(words)
     known = load_base(args.base)
     study_from("data", args).run(lambda study, seed: runs(study, seed, known, args.shares))
+
+
+if __name__ == "__main__":
+    main()

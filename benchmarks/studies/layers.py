@@ -3,7 +3,7 @@
 python -m hotpath.benchmarks.studies.layers [--steps 160] [--seeds 0 1 2]
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from hotpath.benchmarks.studies.ranks import trained
 from hotpath.benchmarks.studies.study import Scale, Study, parser, study_from
@@ -34,7 +34,11 @@ def runs(study: Study, seed: int, base: Base) -> Iterator[dict[str, object]]:
             yield {"target": name, "layers": variant, **trained(study, base, train, held_out, ranks, seed, None, 0)}
 
 
-if __name__ == "__main__":
-    args = parser(__doc__, Scale()).parse_args()
+def main(words: Sequence[str] | None = None) -> None:
+    args = parser(__doc__, Scale()).parse_args(words)
     known = load_base(args.base)
     study_from("layers", args).run(lambda study, seed: runs(study, seed, known))
+
+
+if __name__ == "__main__":
+    main()

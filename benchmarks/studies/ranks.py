@@ -6,7 +6,7 @@ Every scheme takes the same number of training steps; those of the search, its p
 """
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from hotpath.benchmarks.studies.study import Scale, Study, parser, study_from
@@ -79,7 +79,11 @@ def runs(study: Study, seed: int, base: Base) -> Iterator[dict[str, object]]:
             yield {"target": name, "scheme": scheme, **row, "ranks": list(ranks.values())}
 
 
-if __name__ == "__main__":
-    args = parser(__doc__, Scale()).parse_args()
+def main(words: Sequence[str] | None = None) -> None:
+    args = parser(__doc__, Scale()).parse_args(words)
     known = load_base(args.base)
     study_from("ranks", args).run(lambda study, seed: runs(study, seed, known))
+
+
+if __name__ == "__main__":
+    main()

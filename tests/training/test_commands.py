@@ -15,7 +15,7 @@ from hotpath.training.loop import Pairs, Step
 from hotpath.training.photographs import Picture
 from hotpath.training.report import Progress
 from hotpath.training.sources import cache_dir
-from hotpath.training.teachers import CONCEPT_POOL, NEUTRAL, POOL
+from hotpath.training.teachers import CONCEPT_POOL, NEUTRAL, POOL, WIDER_POOL
 from PIL import Image
 
 
@@ -45,8 +45,9 @@ def test_a_missing_argument_is_named(module: str) -> None:
 
 
 def test_the_pool_has_one_neutral_concept_and_unique_names() -> None:
-    assert len(POOL) == len(CONCEPT_POOL) + 1 == len({concept.prompt for concept in POOL.values()})
+    assert len(POOL) == len(CONCEPT_POOL) + len(WIDER_POOL) + 1 == len({concept.prompt for concept in POOL.values()})
     assert not POOL[NEUTRAL].held_from_base
+    assert all(look.held_from_base for look in WIDER_POOL), "the bundled base knows nothing of them"
     assert all(concept.teacher.source and concept.teacher.licence for concept in POOL.values())
 
 
