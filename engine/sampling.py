@@ -20,12 +20,16 @@ NoiseSampler = Callable[[float, float], Tensor]
 Step = Callable[[Tensor, Tensor, float, float], Tensor]  # x, denoised, its sigma, the next sigma -> the next x
 
 
+def image_seed(seed: int, image: int) -> int:
+    """The seed of the step noise of a batch's picture number `image`; far from `seed` itself, which the start noise is drawn by."""
+    return int.from_bytes(hashlib.sha256(f"hotpath step noise {seed} {image}".encode()).digest()[:7], "big")
+
+
 def step_noise(x: Tensor, seed: int | None = None, images: Sequence[int] | None = None) -> NoiseSampler:
     """Noise shaped like x, new at each call. Each image draws from a CPU generator of its own, made of the seed and its
     number, so a picture is the same whatever the device and whatever else is in its batch."""
     numbers = range(x.shape[0]) if images is None else images
-    keys = (hashlib.sha256(f"hotpath step noise {seed or 0} {number}".encode()).digest() for number in numbers)
-    sources = [torch.Generator().manual_seed(int.from_bytes(key[:7], "big")) for key in keys]
+    sources = [torch.Generator().manual_seed(image_seed(seed or 0, number)) for number in numbers]
 
     def sample(_sigma: float, _following: float) -> Tensor:
         return torch.stack([torch.randn(x.shape[1:], generator=source) for source in sources]).to(x)

@@ -13,7 +13,7 @@ SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.01
 NAMES = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
 
 
-def scheduler(student: Student, count: int = 0):
+def scheduler(student: Student, count: int = 0, table: Tensor | None = None):
     """diffusers' scheduler for a student, as its card or code sets it up, with its timesteps set."""
     config = {**SCHEDULE, "prediction_type": NAMES[student.prediction]}
     count = count or student.default_steps
@@ -25,10 +25,12 @@ def scheduler(student: Student, count: int = 0):
     else:
         kind = diffusers.LCMScheduler if student.solver == "lcm" else diffusers.TCDScheduler
         made = kind(**config, original_inference_steps=50, clip_sample=False, set_alpha_to_one=student.solver == "lcm")
-        if not isinstance(student.rule, str):
-            made.set_timesteps(timesteps=list(student.rule))
-            return made
-    made.set_timesteps(count)
+    if table is not None:
+        made.alphas_cumprod = 1 / (1 + table.double() ** 2)
+    if isinstance(student.rule, str):
+        made.set_timesteps(count)
+    else:
+        made.set_timesteps(timesteps=list(student.rule))
     return made
 
 
@@ -50,13 +52,26 @@ def prediction(x: Tensor, denoised: Tensor, sigma: Tensor, kind: str) -> Tensor:
 
 
 def reference(
-    student: Student, noise: Tensor, denoiser: Callable[[Tensor, Tensor], Tensor], seed: int, count: int = 0
+    student: Student,
+    noise: Tensor,
+    denoiser: Callable[[Tensor, Tensor], Tensor],
+    seed: int,
+    count: int = 0,
+    table: Tensor | None = None,
+    picture: Tensor | None = None,
+    last: int = 0,
 ) -> list[Tensor]:
-    """The latent before each step and the last one, variance-preserving, by diffusers' loop from pure noise."""
-    made, source = scheduler(student, count), random(seed)
-    table, sample = table_of(made), noise * made.init_noise_sigma
+    """The latent before each step and the last one, variance-preserving, by diffusers' loop: from pure noise, or the `last`
+    steps from a picture with noise."""
+    made, source = scheduler(student, count, table), random(seed)
+    timesteps = made.timesteps[-last:]
+    table, sample = table_of(made).float(), noise * made.init_noise_sigma
+    if picture is not None:
+        if hasattr(made, "set_begin_index"):  # DDIM keeps no index
+            made.set_begin_index(len(made.timesteps) - last)
+        sample = made.add_noise(picture, noise, timesteps[:1])
     scaled, seen = student.solver == "euler", []
-    for t in made.timesteps:
+    for t in timesteps:
         sigma = table[int(t)]
         seen.append(made.scale_model_input(sample, t))
         k_space = sample if scaled else sample * (1 + sigma**2).sqrt()
