@@ -169,6 +169,7 @@ for row in STUDENTS.values():
 case("guided", lambda: compared(STUDENTS["hyper_sd_8_cfg"], 6.5, guidance=6.5))
 for solver, row in (("ddim", "hyper_sd_8"), ("lcm", "lcm_lora"), ("tcd", "tcd"), ("euler", "sdxl_lightning_8")):
     case(f"on the grid {solver}", lambda: compared(STUDENTS[row], latent=PICTURE, last=4, denoise=0.5))
+    case(f"whole grid {solver}", lambda: compared(STUDENTS[row], latent=PICTURE, last=8))
 
 
 def custom_sampling():
@@ -508,4 +509,4 @@ for at in (1, 4, 8):
     comfy.utils.set_progress_bar_global_hook(stop)
     case(f"cancel at {at}", lambda: samples(student="hyper_sd_8"))
     case(f"steps until cancelled at {at}", lambda: len(steps))
-print("RESULTS" + json.dumps(results))
+print("RESULTS" + json.dumps(results, default=str))

@@ -55,7 +55,10 @@ def test_the_sampler_gives_what_diffusers_gives(results: dict[str, list], name: 
     assert error < 2e-5  # guidance of 7.5 multiplies what float32 rounds
 
 
-@pytest.mark.parametrize("label", ["guided", "on the grid ddim", "on the grid lcm", "on the grid tcd", "on the grid euler"])
+ON_GRID = [f"{part} grid {solver}" for part in ("on the", "whole") for solver in ("ddim", "lcm", "tcd", "euler")]
+
+
+@pytest.mark.parametrize("label", ["guided", *ON_GRID])
 def test_guidance_and_pictures_go_in_as_in_diffusers(results: dict[str, list], label: str) -> None:
     assert good(results, label)[0] < 2e-5
 

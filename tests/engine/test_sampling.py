@@ -23,6 +23,7 @@ VARIANTS = {
     "unified Hyper-SD at 8 steps": replace(STUDENTS["hyper_sd_1"], default_steps=8, eta=0.5),
     "ddim with eta": replace(STUDENTS["hyper_sd_8"], eta=0.6),
     "tcd for v": replace(STUDENTS["tcd"], prediction="v"),
+    "lcm down to timestep 1": custom("999 500 1", "lcm"),
     "lcm for v": replace(STUDENTS["lcm_lora"], prediction="v"),
 }
 each = pytest.mark.parametrize("student", VARIANTS.values(), ids=VARIANTS.keys())
