@@ -60,7 +60,7 @@ def sample_ddim(
     def step(x: Tensor, denoised: Tensor, sigma: float, following: float) -> Tensor:
         fresh = eta * following * math.sqrt(1 - (following / sigma) ** 2)
         kept = math.sqrt(following**2 - fresh**2)
-        moved = torch.lerp(denoised, x, kept / sigma)
+        moved = denoised + (kept / sigma) * (x - denoised)
         return moved + fresh * noise(sigma, following) if fresh else moved
 
     return _walk(model, x, sigmas, extra_args, callback, table, step)
@@ -119,7 +119,7 @@ def sample_tcd(
         # in float32 like the authors' code, so that floor falls on the same timestep
         target = int(torch.floor((1 - eta) * torch.tensor(timestep_of(following, levels))))
         reached = min(float(levels[target]), following) if eta else following
-        moved = torch.lerp(denoised, x, reached / sigma)
+        moved = denoised + (reached / sigma) * (x - denoised)
         fresh = math.sqrt(following**2 - reached**2)
         return moved + fresh * noise(sigma, following) if fresh else moved
 
@@ -156,4 +156,4 @@ def _walk(
         return x
     mask = extra_args.get("denoise_mask")  # 1 where to paint; elsewhere the denoised is the picture that stays, free of noise
     x = x / math.sqrt(1 + levels[-1] ** 2)
-    return x if mask is None else torch.lerp(denoised, x, mask.to(x))
+    return x if mask is None else denoised + mask * (x - denoised)

@@ -11,6 +11,7 @@ HYPER = {
     "licence": "openrail++ in older revisions of ByteDance/Hyper-SD; later ones show no licence",
     "source": "arXiv 2404.13686 and the README of ByteDance/Hyper-SD",
 }
+FINAL = "that DDIM's last step ends at no noise (set_alpha_to_one) is ours"
 LIGHTNING = {
     "rule": "trailing",
     "solver": "euler",
@@ -37,7 +38,8 @@ TURBO = {
 
 
 def _hyper_sd(count: int) -> Student:
-    return Student(f"hyper_sd_{count}", f"Hyper-SD {count}-step", "trailing", (count,), count, "ddim", **HYPER)
+    row = Student(f"hyper_sd_{count}", f"Hyper-SD {count}-step", "trailing", (count,), count, "ddim", **HYPER)
+    return replace(row, unverified=FINAL)
 
 
 def _lightning(count: int) -> Student:
@@ -62,7 +64,7 @@ _ROWS = (
         resolution=SD15,
         licence="no public weights",
         source="arXiv 2306.00980",
-        unverified="the trailing timesteps are inferred from its training intervals; the default of 7.5 within 7 to 9 is ours",
+        unverified=f"the trailing timesteps are inferred from its training intervals; 7.5 as the default within 7 to 9 is ours; {FINAL}",
     ),
     Student(
         "lcm_lora",
@@ -105,7 +107,7 @@ _ROWS = (
         id="hyper_sd_8_cfg",
         title="Hyper-SD 8-step CFG",
         guidance=Guidance("range", 5.0, 5.0, 8.0),
-        unverified="5 as the default within 5 to 8 is ours",
+        unverified=f"5 as the default within 5 to 8 is ours; {FINAL}",
     ),
     Student("hyper_sdxl_unet_1", "Hyper-SDXL 1-step UNet", (800,), (1,), 1, "lcm", resolution=SDXL, **HYPER),
     replace(_lightning(1), id="sdxl_lightning_x0_1", title="SDXL-Lightning 1-step x0 UNet", prediction="x0"),
