@@ -2,9 +2,9 @@
 
 from comfy_api.latest import ComfyExtension
 
-from . import concept_pairs, concept_training, e2gan, host, weights
+from . import concept_pairs, concept_training, e2gan, host, sampler, weights
 
-NODES = [*e2gan.NODES, *concept_pairs.NODES, *concept_training.NODES, *weights.NODES]
+NODES = [*e2gan.NODES, *concept_pairs.NODES, *concept_training.NODES, *sampler.NODES, *weights.NODES]
 
 
 class Extension(ComfyExtension):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hotpath.engine.errors import InvalidInput, WeightsInvalid
+from hotpath.engine.students import STUDENTS
 from hotpath.engine.weights import manifest, recognise
 from hotpath.engine.weights.manifest import Entry
 
@@ -58,8 +59,9 @@ def test_what_cannot_be_checked_or_trusted_is_not_downloadable(entry: Entry) -> 
 
 def test_the_students_of_the_list() -> None:
     families = {entry.student for entry in PUBLIC if entry.student}
-    assert {"hyper-sd-8", "hyper-sd-8-cfg", "hyper-sd-unified", "lightning-4", "lightning-8", "lcm-lora", "tcd"} <= families
-    assert {"pcm-small-8", "pcm-normal-4", "pcm-normal-8", "dmd2-4", "sd-turbo", "sdxl-turbo"} <= families
+    assert families <= STUDENTS.keys(), "each is a row of the table"
+    assert {"hyper_sd_8", "hyper_sd_8_cfg", "hyper_sd_1", "sdxl_lightning_4", "sdxl_lightning_8", "lcm_lora", "tcd"} <= families
+    assert {"pcm_smallcfg_8", "pcm_normalcfg_4", "dmd2_4", "sd_turbo", "sdxl_turbo"} <= families
     assert sum(entry.not_downloadable is None for entry in PUBLIC) >= 25
 
 

@@ -1,0 +1,285 @@
+"""The sampler nodes inside ComfyUI, on a small network shaped like SD 1.5 with random weights, beside diffusers' own loop."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from hotpath.engine.recognition import KNOWN, by_name
+from hotpath.engine.students import STUDENTS
+from hotpath.tests.testing import ROOT
+from hotpath.tools.client import Client
+from hotpath.tools.comfyui import python_of
+from hotpath.tools.graph import ui_to_api
+from PIL import Image
+
+PROGRAM = (Path(__file__).parent / "sampler_program.py").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list]:
+    tree = os.environ.get("HOTPATH_COMFYUI")
+    if not tree:
+        pytest.skip("needs a ComfyUI: run `python tools/dev.py test`, or set HOTPATH_COMFYUI to a ComfyUI folder")
+    folder = tmp_path_factory.mktemp("comfy")
+    for name in ("custom_nodes", "input", "output", "models/loras", "models/diffusion_models"):
+        (folder / name).mkdir(parents=True)
+    command = [str(python_of(Path(tree))), "-c", PROGRAM, tree, str(folder), str(ROOT)]
+    ran = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False, timeout=300)
+    assert "RESULTS" in ran.stdout, ran.stderr[-5000:]
+    return json.loads(ran.stdout.rpartition("RESULTS")[2])
+
+
+def good(results: dict[str, list], label: str) -> object:
+    error, value = results[label]
+    assert error is None, f"{error}: {value}"
+    return value
+
+
+def sentence(results: dict[str, list], label: str, kind: str = "InvalidInput") -> str:
+    error, words = results[label]
+    assert error == kind, (error, words)
+    return words
+
+
+# ---- against diffusers
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_the_sampler_gives_what_diffusers_gives(results: dict[str, list], name: str) -> None:
+    error, spread = good(results, f"row {name}")
+    assert spread > 0.1
+    assert error < 2e-5  # guidance of 7.5 multiplies what float32 rounds
+
+
+ON_GRID = [f"{part} grid {solver}" for part in ("on the", "whole") for solver in ("ddim", "lcm", "tcd", "euler")]
+
+
+@pytest.mark.parametrize("label", ["guided", *ON_GRID])
+def test_guidance_and_pictures_go_in_as_in_diffusers(results: dict[str, list], label: str) -> None:
+    assert good(results, label)[0] < 2e-5
+
+
+def test_custom_sampling_is_the_same_run(results: dict[str, list]) -> None:
+    assert good(results, "custom sampling") == [True, True]
+
+
+def test_the_network_is_asked_at_the_timesteps_of_the_student(results: dict[str, list]) -> None:
+    assert good(results, "timesteps") == [[999, 749, 499, 249], [499, 379, 259, 139], [900, 500, 100]]
+
+
+def test_guidance_off_is_one_pass_a_step(results: dict[str, list]) -> None:
+    assert good(results, "passes") == [8, 16]
+
+
+# ---- what the rest of a graph does
+
+
+def test_pictures_of_a_batch_are_those_they_are_alone(results: dict[str, list]) -> None:
+    assert good(results, "batch") < 1e-5
+
+
+def test_a_mask_keeps_the_rest_of_the_picture(results: dict[str, list]) -> None:
+    for student, (kept, painted) in good(results, "mask").items():
+        assert kept < 1e-6, student
+        assert painted > 0.05, student
+
+
+def test_controlnet_takes_part(results: dict[str, list]) -> None:
+    changed, repeated = good(results, "controlnet")
+    assert changed > 1e-3
+    assert repeated == 0
+
+
+def test_no_step_returns_the_latent(results: dict[str, list]) -> None:
+    assert good(results, "denoise 0") is True
+
+
+def test_what_came_in_is_left_alone(results: dict[str, list]) -> None:
+    assert good(results, "left alone") == [True, True, True, True]
+
+
+# ---- student files
+
+
+@pytest.mark.parametrize("kind", ["kohya", "peft"])
+def test_a_lora_swapped_between_two_runs_changes_the_picture(results: dict[str, list], kind: str) -> None:
+    first_to_second, second_to_first, back_to_base = good(results, f"swap {kind}")
+    assert first_to_second > 1e-3
+    assert second_to_first == 0
+    assert back_to_base == 0
+
+
+def test_a_lora_is_added_to_the_weights(results: dict[str, list]) -> None:
+    assert good(results, "merged by hand") < 1e-5
+
+
+def test_auto_finds_the_student_that_rides_with_the_model(results: dict[str, list]) -> None:
+    report, licence = good(results, "auto")
+    assert "Hyper-SD 8-step CFG (hyper_sd_8_cfg)" in report
+    assert "its name says so" in report
+    assert "guidance 5" in report
+    assert "Licence: openrail++" in licence
+
+
+@pytest.mark.parametrize("kind", ["diffusers", "comfyui", "checkpoint"])
+def test_a_unet_file_takes_the_place_of_the_weights(results: dict[str, list], kind: str) -> None:
+    assert good(results, f"unet {kind}") < 1e-5
+
+
+def test_embedded_guidance_is_what_diffusers_feeds_in(results: dict[str, list]) -> None:
+    own, other, changed = good(results, "embedded")
+    assert own < 1e-5
+    assert other < 1e-5
+    assert changed > 1e-3
+
+
+def test_v_and_zero_snr_are_set_on_the_clone(results: dict[str, list]) -> None:
+    assert good(results, "prediction") == ["v", "eps", True, False]
+
+
+def test_the_evidence_comes_in_order(results: dict[str, list]) -> None:
+    metadata, hashed, named = good(results, "evidence")
+    assert "metadata names it" in metadata
+    assert "SHA-256" in hashed
+    assert "its name says so" in named
+
+
+# ---- warnings
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ("warn guidance", "without guidance, got 7"),
+        ("warn steps", "distilled for 8 steps, got 5"),
+        ("warn other student", "carries hyper_sd_8_cfg"),
+        ("warn prediction", "predicts v, the model is set to eps"),
+        ("warn family", "is for sdxl, the model is sd15"),
+        ("warn size", "distilled at 512 px"),
+        ("warn embedded", "no effect"),
+    ],
+)
+def test_warnings(results: dict[str, list], label: str, words: str) -> None:
+    assert words in good(results, label)
+
+
+# ---- bad input
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ("flow", "flow and DiT models"),
+        ("dit", "flow and DiT models"),
+        ("lcm sampling", "take the node ModelSamplingDiscrete out"),
+        ("channels", "Expected latents of 4 channels, got 16"),
+        ("nan", "Expected finite latents"),
+        ("video", "video or audio"),
+        ("no student", "put Load Student before"),
+        ("fixed steps", "exactly 4 steps"),
+        ("no list", "Expected timesteps"),
+        ("list for another", "choose the student custom"),
+        ("unknown file", "hyper_sd_8 (Hyper-SD 8-step) or lcm_lora (LCM-LoRA)"),
+        ("no file", "Expected a file to recognise"),
+        ("unet strength", "strength of 1"),
+    ],
+)
+def test_input_that_cannot_be_used(results: dict[str, list], label: str, words: str) -> None:
+    assert words in sentence(results, label)
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ("lora of nothing", "8 of 8 match nothing"),
+        ("lora in part", "2 of 10 match nothing (lora_unet_elsewhere"),
+        ("lora half", "incomplete"),
+        ("lora other half", "1 of 9 match nothing"),
+        ("lora alpha alone", "1 of 9 match nothing"),
+        ("lora shape", "1 of 4 layers"),
+        ("lora nan", "not finite"),
+        ("lora text", "text encoder"),
+        ("cut off", "cannot be read"),
+        ("unet in part", "1 are not there"),
+        ("unet too much", "1 match nothing"),
+        ("unet shape", "another shape"),
+    ],
+)
+def test_files_that_cannot_be_used(results: dict[str, list], label: str, words: str) -> None:
+    assert words in sentence(results, label, "WeightsInvalid")
+
+
+def test_a_file_that_is_gone(results: dict[str, list]) -> None:
+    assert "gone.safetensors" in sentence(results, "gone", "WeightsMissing")
+
+
+@pytest.mark.parametrize("at", [1, 4, 8])
+def test_cancel_at_any_step(results: dict[str, list], at: int) -> None:
+    assert results[f"cancel at {at}"][0] == "InterruptProcessingException"
+    assert good(results, f"steps until cancelled at {at}") == at
+
+
+def test_previews_count_the_steps(results: dict[str, list]) -> None:
+    assert good(results, "progress") == [[1, 4], [2, 4], [3, 4], [4, 4]]
+
+
+# ---- on a real server: the nodes' inputs, and the example graphs as far as they go without weights
+
+NODES = ("EightStepSampler", "LoadStudent", "StudentSchedule", "StudentSolver")
+EXAMPLES = [path for path in sorted((ROOT / "examples").glob("*.json")) if path.name.startswith(("sampler_", "img2img_"))]
+each_example = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_a_node_explains_itself(server: Client, name: str) -> None:
+    info = server.object_info(f"Hotpath_{name}")
+    assert info["category"] == "hotpath/sampling"
+    inputs = {key: spec for group in ("required", "optional") for key, spec in info["input"].get(group, {}).items()}
+    for key, spec in inputs.items():
+        options = spec[1]
+        assert len(options.get("tooltip", "")) > 10, f"{key} has no tooltip"
+        if spec[0] in ("FLOAT", "INT"):
+            assert options["min"] <= options["default"] <= options["max"]
+    assert all(info["output_tooltips"])
+
+
+def files_of(path: Path) -> list[dict]:
+    return [
+        file for node in json.loads(path.read_text(encoding="utf-8"))["nodes"] for file in node["properties"].get("models", [])
+    ]
+
+
+@each_example
+def test_an_example_is_accepted_once_its_files_are_there(server: Client, tmp_path: Path, path: Path) -> None:
+    for file in files_of(path):
+        place = server.log_file.parent / "models" / file["directory"] / file["name"]
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(b"not weights")
+    Image.new("RGB", (64, 64)).save(tmp_path / "hotpath-example.png")
+    prompt = ui_to_api(json.loads(path.read_text(encoding="utf-8")), server.object_info())
+    for node in prompt.values():
+        if node["class_type"] == "LoadImage":
+            node["inputs"]["image"] = server.upload(tmp_path / "hotpath-example.png")
+    error = server.queue(prompt).error
+    assert error.startswith("CheckpointLoaderSimple"), error  # the first node that reads a file; validation let all of them pass
+
+
+@each_example
+def test_an_example_names_its_files_as_the_editor_wants_them(path: Path) -> None:
+    workflow, files = json.loads(path.read_text(encoding="utf-8")), files_of(path)
+    shown = [value for node in workflow["nodes"] for value in node["widgets_values"]]
+    assert {file["directory"] for file in files} == {"checkpoints", "loras"}
+    for file in files:
+        assert file["name"] in shown, "the editor offers only files that a widget shows"
+        assert file["url"].startswith("https://huggingface.co/")
+        assert file["url"].endswith("/" + file["name"])
+        if file["directory"] == "loras":
+            student, stem, owner = KNOWN[file["hash"]]
+            assert (file["hash_type"], owner) == ("SHA256", True)
+            assert file["name"] == f"{stem}.safetensors"
+            assert by_name(file["name"]) == student
+    assert path.with_suffix(".jpg").is_file()
