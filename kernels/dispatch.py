@@ -30,8 +30,7 @@ class InvalidArguments(ValueError):
 
 
 def always(*arguments: object) -> None:
-    """The constraint of a way that takes everything."""
-    return
+    """The constraint of what takes everything."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +45,14 @@ class Way:
 class Operation:
     """`operation(*arguments)` runs the best way that takes them; `operation(*arguments, way=name)` that way or `Declined`.
 
+    check: raises where no way can take the arguments; asked once a kind, before any way is.
     contest: where several ways take the arguments, the first call of a kind runs and times each, and the fastest that agrees with
     the last one is kept. Otherwise order decides. A way that fails is dropped for that kind of arguments, and the next one
     answers; memory running out is not a failure of a way.
     """
 
-    def __init__(self, name: str, ways: Sequence[Way], *, contest: bool = False) -> None:
-        self.name, self.ways, self.contest = name, tuple(ways), contest
+    def __init__(self, name: str, ways: Sequence[Way], check: Callable[..., None] = always, *, contest: bool = False) -> None:
+        self.name, self.ways, self.check, self.contest = name, tuple(ways), check, contest
         self._loaded: dict[str, Callable[..., Any] | str] = {}
         self.forget()
 
@@ -72,6 +72,7 @@ class Operation:
 
     def explain(self, *arguments: Any) -> str:
         """What would run and why, one line a way. Runs nothing."""
+        self.check(*arguments)
         key = kind(arguments)
         chosen, lines = self._decisions.get(key), []
         for way in self.ways:
@@ -96,6 +97,7 @@ class Operation:
         if name not in named:
             raise InvalidArguments(f"Expected a way of {self.name} out of auto, {', '.join(named)}, got '{name}'.")
         way = named[name]
+        self.check(*arguments)
         reason = way.why_not(*arguments) or self._missing(way)
         if reason:
             raise Declined(f"{self.name} cannot run by '{name}' because {reason}; use 'auto' or another way.")
@@ -132,6 +134,7 @@ class Operation:
         return self.contest and len(self._able(key, arguments)) > 1
 
     def _decide(self, key: Hashable, arguments: tuple) -> Any:
+        self.check(*arguments)
         if len(self._decisions) >= KEPT:
             self.forget()
         able = self._able(key, arguments)
