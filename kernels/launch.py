@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -25,10 +25,22 @@ class Launch:
     warps: int = 4
     stages: int = 1
 
-    def run(self, kernels: Mapping[str, Any]) -> None:
-        """Carry it out by Triton's own launcher."""
-        kernel = kernels[self.kernel][self.grid]
-        kernel(*self.arguments, **self.constants, num_warps=self.warps, num_stages=self.stages)
+
+# prepare(*arguments, arch): the tensors that will hold an operation's result, and the launches that write them, in order.
+Prepare = Callable[..., tuple[Any, list[Launch]]]
+
+
+def by_triton(prepare: Prepare, kernels: Mapping[str, Any]) -> Callable[..., Any]:
+    """The function that carries out what `prepare` says by Triton's own launcher."""
+
+    def forward(*arguments: Any) -> Any:
+        result, launches = prepare(*arguments, arch=architecture(arguments[0]))
+        with on_device(arguments[0]):
+            for one in launches:
+                kernels[one.kernel][one.grid](*one.arguments, **one.constants, num_warps=one.warps, num_stages=one.stages)
+        return result
+
+    return forward
 
 
 def blocks(length: int, size: int) -> int:

@@ -7,10 +7,9 @@ Logits are kept in units of log 2, so that exp2 can be used.
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from ..launch import architecture, on_device
-from .plan import plan
+from ..launch import by_triton
+from .plan import prepare
 
 
 @triton.jit
@@ -146,10 +145,4 @@ def short(
 
 
 KERNELS = {"flash": flash, "short": short}
-
-
-def forward(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None, scale: float | None) -> Tensor:
-    out = q.new_empty(*q.shape[:2], q.shape[-1] * (1 if q.ndim == 3 else heads))
-    with on_device(q):
-        plan(q, k, v, out, heads, mask, scale, architecture(q)).run(KERNELS)
-    return out
+forward = by_triton(prepare, KERNELS)

@@ -50,8 +50,11 @@ def why_not_form(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | Non
     return None
 
 
-def plan(q: Tensor, k: Tensor, v: Tensor, out: Tensor, heads: int, mask: Tensor | None, scale: float | None, arch: int) -> Launch:
-    """The launch that writes attention of arguments as in `api.attention` into out [B, N, H*D]."""
+def prepare(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None, scale: float | None, *, arch: int
+) -> tuple[Tensor, list[Launch]]:
+    """Room for the result [B, N, H*D] of validated arguments, and the launch that writes it."""
+    out = q.new_empty(*q.shape[:2], q.shape[-1] * (1 if q.ndim == 3 else heads))
     width, batch, rows, keys = _width(q, heads), q.shape[0], q.shape[1], k.shape[1]
     shared = heads // (k.shape[2] // width if k.ndim == 3 else k.shape[2])  # query heads to one key head
     strides = [t.stride()[:2] + ((width,) if t.ndim == 3 else (t.stride(2),)) for t in (q, k, v, out)]
@@ -64,12 +67,12 @@ def plan(q: Tensor, k: Tensor, v: Tensor, out: Tensor, heads: int, mask: Tensor 
     if short and width in SHORT_TILES[short] and q.element_size() == 2:
         row_block, warps = tuned("attention_short", arch, f"{width}x{sum(short)}", SHORT_TILES[short][width])
         constants |= {"ROWS": row_block, "KEYS0": short[0], "KEYS1": short[1]}
-        return Launch("short", (blocks(rows, row_block), batch * heads, 1), arguments, constants, warps, 1)
+        return out, [Launch("short", (blocks(rows, row_block), batch * heads, 1), arguments, constants, warps, 1)]
     tiles = TILES if q.element_size() == 2 else WIDE_TILES
     bucket = f"{width}x{'long' if keys > 512 else 'few'}x{8 * q.element_size()}"
     row_block, key_block, warps, stages = tuned("attention", arch, bucket, tiles[width])
     constants |= {"ROWS": row_block, "KEYS": key_block}
-    return Launch("flash", (blocks(rows, row_block), batch * heads, 1), arguments, constants, warps, stages)
+    return out, [Launch("flash", (blocks(rows, row_block), batch * heads, 1), arguments, constants, warps, stages)]
 
 
 def additive(mask: Tensor) -> Tensor:

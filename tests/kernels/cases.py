@@ -5,8 +5,14 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from hotpath.kernels.add_layer_norm.api import by_torch as add_layer_norm_by_torch
+from hotpath.kernels.add_layer_norm.reference import add_layer_norm_reference
 from hotpath.kernels.attention.api import by_torch as attention_by_torch
 from hotpath.kernels.attention.reference import attention_reference
+from hotpath.kernels.geglu.api import by_torch as geglu_by_torch
+from hotpath.kernels.geglu.reference import geglu_reference
+from hotpath.kernels.group_norm_silu.api import by_torch as group_norm_silu_by_torch
+from hotpath.kernels.group_norm_silu.reference import group_norm_silu_reference
 from hotpath.tests.testing import random
 from torch import Tensor
 
@@ -15,14 +21,20 @@ HALF, BRAIN, FULL = torch.float16, torch.bfloat16, torch.float32
 
 @dataclass(frozen=True)
 class Case:
-    """arguments() are given to the kernels' `function`, to `plain` (torch in the same dtype), and in float64 to `exact`."""
+    """arguments() are given to the kernels' `forward`, to `plain` (torch in the same dtype), and in float64 to `exact`.
+
+    far: numbers far from zero, of which float32 keeps fewer digits behind the point; only torch's own error is the measure then.
+    """
 
     name: str
     room: str
     arguments: Callable[[], tuple]
     exact: Callable
     plain: Callable
-    function: str = "forward"
+
+    @property
+    def far(self) -> bool:
+        return self.name.endswith("-far")
 
 
 @dataclass(frozen=True)
@@ -120,5 +132,96 @@ ATTENTION_FAULTS = [
     Fault("dropped second part", "attention-flash-20x100x160-torch.float16", "logits = _dot(q1,", "logits += 0.0 * _dot(q1,"),
 ]  # fmt: skip
 
-CASES = attention_cases()
-FAULTS = ATTENTION_FAULTS
+# ---- group norm and SiLU
+
+
+def maps(
+    shape: tuple[int, ...], groups: int, dtype: torch.dtype, *, silu: bool = True, added: str = "", mean: float = 0.0
+) -> tuple:
+    """Arguments of group_norm_silu in channels_last; `added` names what is added before the norm: b(ias), e(mbedding), s(hared)."""
+    source = random(shape[1])
+    x = (torch.randn(shape, generator=source) + mean).to(dtype).contiguous(memory_format=torch.channels_last)
+    weight, bias, conv_bias = (torch.randn(shape[1], generator=source).to(dtype) for _ in range(3))
+    embedding = torch.randn(1 if "s" in added else shape[0], shape[1], generator=source).to(dtype) * 3
+    given = conv_bias if "b" in added else None, embedding if added and added != "b" else None
+    return x, groups, weight, bias, 1e-5, silu, *given
+
+
+def map_cases() -> list[Case]:
+    forms = {}
+    for dtype in (HALF, BRAIN, FULL):
+        forms[f"whole-{dtype}"] = partial(maps, (2, 40, 7, 5), 4, dtype)
+        forms[f"passes-{dtype}"] = partial(maps, (2, 60, 19, 34), 2, dtype)
+        forms[f"whole-added-{dtype}"] = partial(maps, (2, 40, 7, 5), 4, dtype, added="be")
+        forms[f"passes-added-{dtype}"] = partial(maps, (2, 60, 19, 34), 2, dtype, added="be")
+    forms["whole-far"] = partial(maps, (1, 40, 7, 5), 4, FULL, mean=300.0)
+    forms["passes-far"] = partial(maps, (1, 60, 19, 34), 2, FULL, mean=300.0)
+    forms["passes-shared"] = partial(maps, (2, 60, 19, 34), 2, HALF, added="s")
+    forms["passes-plain"] = partial(maps, (1, 150, 13, 17), 3, HALF, silu=False, added="b")
+    forms["whole-plain"] = partial(maps, (1, 8, 1, 1), 2, HALF, silu=False)
+    forms["long-chunks"] = partial(maps, (1, 16, 50, 50), 1, HALF)
+    return [
+        Case(f"maps-{name}", "group_norm_silu", form, group_norm_silu_reference, group_norm_silu_by_torch)
+        for name, form in forms.items()
+    ]
+
+
+MAP_FAULTS = [
+    Fault("spread about zero", "maps-passes-far", "values - own_mean[None, :], 0.0)", "values, 0.0)"),
+    Fault("tiles not joined", "maps-long-chunks", "+ step * step * (count * more / (count + more))", ""),
+    Fault("mean of the last tile", "maps-long-chunks", "mean += step * (more / (count + more))", "mean += step"),
+    Fault("a partial chunk counted whole", "maps-passes-torch.float16", "tl.minimum(chunk, cells - i * chunk)", "chunk"),
+    Fault("padded cells in the spread", "maps-whole-torch.float16", "tl.where(ok, values - mean, 0.0)", "values - mean"),
+    Fault(
+        "embedding of the first picture", "maps-passes-added-torch.float16", "embedding + b * per_picture + c", "embedding + c"
+    ),
+    Fault("added after the norm's mean", "maps-passes-added-torch.float16", "(added - mean) * own_gain", "-mean * own_gain"),
+    Fault("statistics of the first picture", "maps-passes-torch.float16", "at = (b * chunks + i[:, None])", "at = (i[:, None])"),
+    Fault("unwritten channels of maps", "maps-passes-plain", "c_ok = c < channels\n    r =", "c_ok = c < channels - 1\n    r ="),
+    Fault("SiLU on plain maps", "maps-passes-plain", "if SILU:", "if True:"),
+]
+
+
+# ---- GEGLU, and layer norm of a sum
+
+
+def halves(shape: tuple[int, ...], dtype: torch.dtype, size: float = 1.0) -> tuple:
+    return ((torch.randn(shape, generator=random(shape[-1])) * size).to(dtype),)
+
+
+def rows_of(shape: tuple[int, ...], dtype: torch.dtype, mean: float = 0.0) -> tuple:
+    source = random(shape[-1])
+    x, residual = (torch.randn(shape, generator=source).to(dtype) + mean for _ in range(2))
+    weight, bias = (torch.randn(shape[-1], generator=source).to(dtype) for _ in range(2))
+    return x, residual, weight, bias, 1e-5
+
+
+def row_cases() -> list[Case]:
+    gated, normed = {}, {}
+    for dtype in (HALF, BRAIN, FULL):
+        gated[f"{dtype}"] = partial(halves, (2, 3, 70), dtype)
+        gated[f"wide-{dtype}"] = partial(halves, (3, 2600), dtype)
+        normed[f"{dtype}"] = partial(rows_of, (2, 3, 70), dtype)
+        normed[f"even-{dtype}"] = partial(rows_of, (3, 64), dtype)
+    gated["huge"] = partial(halves, (2, 64), HALF, 100.0)
+    normed["far"] = partial(rows_of, (3, 70), FULL, 300.0)
+    rooms = (
+        ("geglu", gated, geglu_reference, geglu_by_torch),
+        ("add_layer_norm", normed, add_layer_norm_reference, add_layer_norm_by_torch),
+    )
+    return [
+        Case(f"{room}-{name}", room, form, exact, plain) for room, forms, exact, plain in rooms for name, form in forms.items()
+    ]
+
+
+ROW_FAULTS = [
+    Fault("gates and values changed over", "geglu-torch.float16", "values * gates * (0.5 + 0.5 * tl.erf(gates", "values * gates * (0.5 + 0.5 * tl.erf(values"),
+    Fault("rows too near", "geglu-torch.float16", "x + row * 2 * channels + c", "x + row * channels + c"),
+    Fault("unwritten last values", "geglu-wide-torch.float16", "ok = c < channels", "ok = c < BLOCK"),
+    Fault("padded channels in the spread", "add_layer_norm-far", "tl.where(ok, value - tl.sum(value, 0) / channels, 0.0)", "value - tl.sum(value, 0) / channels"),
+    Fault("residual left out", "add_layer_norm-torch.float16", "value += tl.load(residual", "value += 0.0 * tl.load(residual"),
+    Fault("mean over padded channels", "add_layer_norm-far", "tl.sum(value, 0) / channels", "tl.sum(value, 0) / PADDED"),
+]  # fmt: skip
+
+CASES = [*attention_cases(), *map_cases(), *row_cases()]
+FAULTS = [*ATTENTION_FAULTS, *MAP_FAULTS, *ROW_FAULTS]

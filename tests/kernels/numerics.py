@@ -53,7 +53,7 @@ def faulty(room: str, old: str, new: str, folder: Path) -> ModuleType:
 def measured(case: cases.Case, module: ModuleType) -> dict:
     start = time.perf_counter()
     arguments = case.arguments()
-    result = getattr(module, case.function)(*arguments)
+    result = module.forward(*arguments)
     exact = case.exact(
         *(value.double() if isinstance(value, Tensor) and value.is_floating_point() else value for value in arguments)
     )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hotpath.kernels.attention import ATTENTION, attention
 from hotpath.kernels.attention.api import OPERATOR
-from hotpath.kernels.attention.plan import SPLIT, additive, plan, why_not_form
+from hotpath.kernels.attention.plan import SPLIT, additive, prepare, why_not_form
 from hotpath.kernels.attention.reference import attention_reference
 from hotpath.kernels.dispatch import Declined, InvalidArguments
 from hotpath.tests.kernels.cases import CASES, attend, heads_of
@@ -97,7 +97,7 @@ def test_each_head_size_is_split_into_powers_of_two(width: int) -> None:
 @pytest.mark.parametrize("keys", [64, 65, 77, 80, 81, 154, 160, 161, 231])
 def test_short_prompts_take_the_kernel_without_a_loop(keys: int) -> None:
     q, k, v = heads_of(1, 4, keys, 2, 40, torch.float16)
-    launch = plan(q, k, v, q, 2, None, None, 0)
+    _, (launch,) = prepare(q, k, v, 2, None, None, arch=0)
     assert launch.kernel == ("short" if 64 < keys <= 80 or 128 < keys <= 160 else "flash")
 
 

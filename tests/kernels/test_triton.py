@@ -25,22 +25,27 @@ def found() -> dict:
     return found
 
 
-def passes(result: dict) -> bool:
+FAR = {case.name for case in CASES if case.far}
+
+
+def passes(result: dict, case: str) -> bool:
     """Within the limit of its dtype and within 1.5 times the error of torch in the same dtype."""
     if "raised" in result:
         return False
     (dtype,) = result["dtype"]
-    return result["error"] <= LIMIT[dtype] and result["error"] <= 1.5 * max(result["plain"], 1e-7)
+    limit = 1e-4 if case in FAR else LIMIT[dtype]
+    return result["error"] <= limit and result["error"] <= 1.5 * max(result["plain"], 1e-7)
 
 
 @pytest.mark.parametrize("name", [case.name for case in CASES])
 def test_numbers(found: dict, name: str) -> None:
-    assert passes(found["cases"][name]), found["cases"][name]
+    assert passes(found["cases"][name], name), found["cases"][name]
 
 
-@pytest.mark.parametrize("name", [fault.name for fault in FAULTS])
-def test_a_planted_fault_is_seen(found: dict, name: str) -> None:
-    assert not passes(found["faults"][name]), found["faults"][name]
+@pytest.mark.parametrize("fault", FAULTS, ids=[fault.name for fault in FAULTS])
+def test_a_planted_fault_is_seen(found: dict, fault) -> None:
+    assert "error" in found["cases"][fault.case], "the case itself has to run"
+    assert not passes(found["faults"][fault.name], fault.case), found["faults"][fault.name]
 
 
 def test_the_proof_is_short(found: dict) -> None:
