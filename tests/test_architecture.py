@@ -197,9 +197,14 @@ def breaches(tree: ast.Module) -> Iterator[str]:
             yield f"line {node.lineno}: {node.value.id}.{node.attr}"
 
 
+# The GPU's driver is a C library; one file may talk to it.
+DRIVES = {"kernels/ptx/driver.py": {"ctypes"}}
+
+
 @each(SHIPPED)
 def test_what_ships_runs_no_other_program_and_no_text(path: Path) -> None:
-    assert not [name for _, name in imports(path) if name.split(".")[0] in FORBIDDEN_MODULES]
+    used = {name.split(".")[0] for _, name in imports(path)} & FORBIDDEN_MODULES
+    assert used <= DRIVES.get(path.relative_to(ROOT).as_posix(), set())
     assert not list(breaches(tree_of(path)))
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..dispatch import InvalidArguments, Operation, Way
 from ..library import define
-from .plan import why_not
+from ..ptx import ptx
+from .plan import prepare, why_not
 
 
 def add_layer_norm(
@@ -51,7 +52,10 @@ def _triton() -> object:
 
 
 ADD_LAYER_NORM = Operation(
-    "add_layer_norm", (Way("triton", _triton, why_not), Way("torch", lambda: by_torch)), check, contest=True
+    "add_layer_norm",
+    (Way("triton", _triton, why_not), ptx("add_layer_norm", prepare, why_not), Way("torch", lambda: by_torch)),
+    check,
+    contest=True,
 )
 
 OPERATOR = define(

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..dispatch import InvalidArguments, Operation, Way
 from ..library import define
-from .plan import why_not
+from ..ptx import ptx
+from .plan import prepare, why_not
 
 
 def attention(
@@ -85,7 +86,12 @@ def _triton() -> object:
     return forward
 
 
-ATTENTION = Operation("attention", (Way("triton", _triton, why_not), Way("torch", lambda: by_torch)), check, contest=True)
+ATTENTION = Operation(
+    "attention",
+    (Way("triton", _triton, why_not), ptx("attention", prepare, why_not), Way("torch", lambda: by_torch)),
+    check,
+    contest=True,
+)
 
 
 def _fake(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, scale: float | None = None) -> Tensor:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..dispatch import InvalidArguments, Operation, Way
 from ..library import define
-from .plan import why_not
+from ..ptx import ptx
+from .plan import prepare, why_not
 
 
 def geglu(x: Tensor, *, way: str = "auto") -> Tensor:
@@ -59,6 +60,11 @@ def _triton() -> object:
     return forward
 
 
-GEGLU = Operation("geglu", (Way("triton", _triton, why_not), Way("torch", lambda: by_torch)), check, contest=True)
+GEGLU = Operation(
+    "geglu",
+    (Way("triton", _triton, why_not), ptx("geglu", prepare, why_not), Way("torch", lambda: by_torch)),
+    check,
+    contest=True,
+)
 
 OPERATOR = define("geglu(Tensor x) -> Tensor", lambda x: GEGLU(x), lambda x: x.new_empty(*x.shape[:-1], x.shape[-1] // 2))

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..dispatch import InvalidArguments, Operation, Way
 from ..library import define
-from .plan import why_not
+from ..ptx import ptx
+from .plan import prepare, why_not
 
 
 def group_norm_silu(
@@ -93,7 +94,10 @@ def _triton() -> object:
 
 
 GROUP_NORM_SILU = Operation(
-    "group_norm_silu", (Way("triton", _triton, why_not), Way("torch", lambda: by_torch)), check, contest=True
+    "group_norm_silu",
+    (Way("triton", _triton, why_not), ptx("group_norm_silu", prepare, why_not), Way("torch", lambda: by_torch)),
+    check,
+    contest=True,
 )
 
 

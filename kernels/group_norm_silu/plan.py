@@ -14,8 +14,8 @@ from ..launch import GRID_ROWS, Launch, blocks, power_of_two, unfit
 from ..tuning import tuned
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-WHOLE = 8192  # elements of a group, padded to powers of two, that one program holds
-ROWS, COLUMNS, CHUNKS = 32, 128, 64
+WHOLE = 4096  # elements of a group, padded to powers of two, that one program holds
+ROWS, COLUMNS, CHUNKS = 64, 64, 32
 
 
 def why_not(
@@ -66,7 +66,7 @@ def prepare(
     group = {"GROUP": max(16, power_of_two(width)), "CONV_BIAS": conv_bias is not None, "EMBEDDING": embedding is not None}
     padded = max(64, power_of_two(cells))
     if padded * group["GROUP"] <= WHOLE:
-        return out, [Launch("whole", (groups, batch, 1), (x, out, *told, eps), {**group, "CELLS": padded, "SILU": silu}, 4)]
+        return out, [Launch("whole", (groups, batch, 1), (x, out, *told, eps), {**group, "CELLS": padded, "SILU": silu}, 8)]
     rows, columns, warps = tuned("group_norm_silu", arch, f"{8 * x.element_size()}", (ROWS, COLUMNS, 4))
     chunk = blocks(blocks(cells, CHUNKS), rows) * rows  # cells of one chunk
     chunks, across = blocks(cells, chunk), blocks(channels, columns)
@@ -75,7 +75,7 @@ def prepare(
     tile, sums = {"ROWS": rows, "COLUMNS": columns}, {**group, "CHUNKS": CHUNKS}
     return out, [
         Launch("gather", (chunks, across, batch), (x, means, squares, channels, cells, chunk), tile, warps),
-        Launch("fold", (groups, batch, 1), (means, squares, gain, offset, *told, chunk, chunks, eps), sums, 4),
+        Launch("fold", (groups, batch, 1), (means, squares, gain, offset, *told, chunk, chunks, eps), sums, 8),
         Launch(
             "apply", (blocks(cells, rows), across, batch), (x, out, gain, offset, channels, cells), {**tile, "SILU": silu}, warps
         ),
