@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 INT32 = 2**31 - 1
+OLDEST = (8, 0)  # Triton makes no use of the tensor cores of older GPUs
 GRID_ROWS = 65535  # limit of a grid's second and third side
 
 
@@ -67,7 +68,7 @@ def on_device(tensor: Tensor) -> AbstractContextManager:
     return torch.cuda.device(tensor.device)
 
 
-def unfit(tensors: Mapping[str, Tensor | None], oldest: tuple[int, int] = (8, 0)) -> str | None:
+def unfit(tensors: Mapping[str, Tensor | None]) -> str | None:
     """What all our GPU kernels ask of their tensors: why these cannot be taken, or None."""
     given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     first, *others = given.values()
@@ -78,8 +79,8 @@ def unfit(tensors: Mapping[str, Tensor | None], oldest: tuple[int, int] = (8, 0)
     if torch.version.hip:
         return "it has not been tried on AMD GPUs"
     capability = torch.cuda.get_device_capability(first.device)
-    if capability < oldest:
-        return f"this GPU has compute capability {capability[0]}.{capability[1]}, and it needs {oldest[0]}.{oldest[1]}"
+    if capability < OLDEST:
+        return f"this GPU has compute capability {capability[0]}.{capability[1]}, and it needs {OLDEST[0]}.{OLDEST[1]}"
     return unfit_form(given)
 
 

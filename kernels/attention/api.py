@@ -28,7 +28,8 @@ def attention(
     """softmax(scale q k^T + mask) v for each head, [B, N, H*D].
 
     q: [B, N, H*D], or [B, N, H, D] with any strides. k, v: [B, M, K*D] or [B, M, K, D] with K heads that divide H. All of one dtype.
-    mask: [B, M] or [1, M], bool (True: this key takes part) or floating (added to the logits). A query without keys gets zeros.
+    mask: over keys [B or 1, M], or in four dimensions, broadcastable to [B, H, N, M]; bool (True: this key takes part) or floating
+    (added to the logits). The fused ways take masks over keys alone. A query without keys gets zeros.
     scale: D ** -0.5 if None. way: 'auto', 'triton', 'ptx' or 'torch'; a way that is asked for runs or raises `Declined`.
     Raises `InvalidArguments` where shapes or dtypes do not fit each other.
     """
@@ -61,8 +62,12 @@ def check(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None, scal
             f"Expected q, k and v of one floating dtype, got {q.dtype}, {k.dtype} and {v.dtype}; cast them first."
         )
     if mask is not None:
-        if mask.ndim != 2 or mask.shape[0] not in (1, q.shape[0]) or mask.shape[1] != k.shape[1]:
-            raise InvalidArguments(f"Expected a mask [{q.shape[0]} or 1, {k.shape[1]}] over keys, got {list(mask.shape)}.")
+        whole = (q.shape[0], heads, q.shape[1], k.shape[1])
+        fits = mask.ndim == 4 and all(side in (1, full) for side, full in zip(mask.shape[:3], whole, strict=False))
+        if not (fits or (mask.ndim == 2 and mask.shape[0] in (1, whole[0]))) or mask.shape[-1] != whole[3]:
+            raise InvalidArguments(
+                f"Expected a mask [{whole[0]} or 1, {whole[3]}] over keys, or one that fits {list(whole)}, got {list(mask.shape)}."
+            )
         if mask.dtype != torch.bool and not mask.dtype.is_floating_point:
             raise InvalidArguments(f"Expected a mask of booleans or floating numbers, got {mask.dtype}.")
 
@@ -72,12 +77,19 @@ def by_torch(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None, s
     width = q.shape[-1] // heads if q.ndim == 3 else q.shape[-1]
     q, k, v = ((t.unflatten(-1, (-1, width)) if t.ndim == 3 else t).transpose(1, 2) for t in (q, k, v))  # [B, H, N, D]
     if mask is not None:
-        mask = (mask if mask.dtype == torch.bool else mask.to(q.dtype).clamp_max(torch.finfo(q.dtype).max))[:, None, None, :]
+        mask = mask[:, None, None, :] if mask.ndim == 2 else mask
+        mask = mask if mask.dtype == torch.bool else in_range(mask, q.dtype)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=k.shape[1] != heads)
     if mask is not None:  # some backends of torch give NaN where every key is forbidden
         some = (mask if mask.dtype == torch.bool else ~mask.isneginf()).any(-1, keepdim=True)
         out = torch.where(some, out, 0.0)
     return out.transpose(1, 2).flatten(2)
+
+
+def in_range(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask to add in another dtype, finite numbers staying finite."""
+    ends = torch.finfo(dtype)
+    return torch.where(mask.isneginf(), mask, mask.clamp(ends.min, ends.max)).to(dtype)
 
 
 def _triton() -> object:

@@ -37,8 +37,8 @@ def why_not_form(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | Non
         return f"its heads have {width} channels, and it takes {', '.join(map(str, SPLIT))}"
     if q.dtype not in DTYPES:
         return f"its numbers are {q.dtype}, and it takes float16, bfloat16 and float32"
-    if mask is not None and mask.requires_grad and torch.is_grad_enabled():
-        return "the mask asks for gradients"
+    if mask is not None and mask.ndim == 4 and mask.shape[1:3] != (1, 1):
+        return "its mask is not the same for all heads and queries"
     if q.shape[0] * heads > GRID_ROWS:
         return f"pictures times heads are {q.shape[0] * heads}, over {GRID_ROWS}"
     run = 16 // q.element_size()
@@ -60,7 +60,19 @@ def prepare(
     strides = [t.stride()[:2] + ((width,) if t.ndim == 3 else (t.stride(2),)) for t in (q, k, v, out)]
     added = None if mask is None else additive(mask)
     logit_scale = (width**-0.5 if scale is None else scale) * LOG2_E
-    arguments = (q, k, v, out, added, *sum(strides, ()), 0 if added is None else added.stride(0), heads, rows, keys, logit_scale)
+    arguments = (
+        q,
+        k,
+        v,
+        out,
+        added,
+        *sum(strides, ()),
+        0 if added is None or len(added) == 1 else added.stride(0),
+        heads,
+        rows,
+        keys,
+        logit_scale,
+    )
     constants = {"D0": SPLIT[width][0], "D1": SPLIT[width][1], "WIDTH": width, "SHARED": shared, "RUN": 16 // q.element_size()}
     constants["MASKED"] = added is not None
     short = next((both for both in SHORT_TILES if sum(both) >= keys > both[0]), None)
@@ -76,7 +88,8 @@ def prepare(
 
 
 def additive(mask: Tensor) -> Tensor:
-    """A key mask [B, M], allowed keys or logits to add, as float32 to add; -inf forbids, any finite number only weighs."""
+    """A key mask [B, M] or [B, 1, 1, M], allowed keys or logits to add, as float32 to add; -inf forbids, any finite number only weighs."""
+    mask = mask.reshape(mask.shape[0], -1)
     if mask.dtype == torch.bool:
         return torch.zeros(mask.shape, dtype=torch.float32, device=mask.device).masked_fill_(~mask, -torch.inf)
     mask = mask.float().contiguous()

@@ -14,6 +14,6 @@ def attention_reference(
     logits = torch.einsum("bnhd,bmhd->bhnm", q, k) * (width**-0.5 if scale is None else scale)
     if mask is not None:
         added = torch.zeros(mask.shape, dtype=q.dtype).masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else mask
-        logits = logits + added[:, None, None, :].to(q.dtype)
+        logits = logits + (added[:, None, None, :] if added.ndim == 2 else added).to(q.dtype)
     shares = torch.softmax(logits, -1).nan_to_num(0.0) if mask is not None else torch.softmax(logits, -1)
     return torch.einsum("bhnm,bmhd->bnhd", shares, v).flatten(2)

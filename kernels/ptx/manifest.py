@@ -28,7 +28,7 @@ def _kind(value: Any) -> str:
     if value is None:
         return "none"
     if isinstance(value, Tensor):
-        return POINTERS[value.dtype]
+        return POINTERS.get(value.dtype, f"*{value.dtype}")
     return "fp32" if isinstance(value, float) else "i32"
 
 

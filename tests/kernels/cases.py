@@ -65,13 +65,15 @@ def attend(batch: int, rows: int, keys: int, heads: int, width: int, dtype: torc
 
 
 def key_mask(kind: str, batch: int, keys: int) -> Tensor | None:
-    """bool: a third of the keys forbidden. none: no key allowed for the last picture. first: the first 64 forbidden. added: numbers."""
+    """bool: a third of the keys forbidden. shared: the same for all pictures, in four dimensions. none: no key allowed for the last picture. first: the first 64 forbidden. added: numbers."""
     chance = torch.rand(batch, keys, generator=random(keys))
     if kind == "added":
         return (chance * 4 - 2).masked_fill(chance < 0.2, torch.finfo(torch.float32).min).masked_fill(chance > 0.9, -torch.inf)
     if not kind:
         return None
     mask = chance > 0.33
+    if kind == "shared":
+        return mask[:1, None, None]
     if kind == "none":
         mask[-1] = False
     if kind == "first":
@@ -102,6 +104,8 @@ def attention_cases() -> list[Case]:
     for kind in ("bool", "none", "first", "added"):
         for keys in (77, 170):
             forms[f"mask-{kind}-{keys}"] = partial(attend, 2, 9, keys, 2, 40, HALF, kind)
+    for keys in (77, 170):
+        forms[f"mask-shared-{keys}"] = partial(attend, 2, 9, keys, 2, 40, HALF, "shared")
     forms["huge-flash"] = partial(attend, 1, 20, 170, 2, 40, HALF, size=50.0)
     forms["huge-short"] = partial(attend, 1, 20, 77, 2, 40, HALF, size=50.0)
     forms["grouped-heads"] = partial(attend, 2, 20, 170, 4, 40, HALF, key_heads=2)

@@ -8,6 +8,7 @@ from hotpath.kernels.attention.plan import SPLIT, additive, prepare, why_not_for
 from hotpath.kernels.attention.reference import attention_reference
 from hotpath.kernels.dispatch import Declined, InvalidArguments
 from hotpath.tests.kernels.cases import CASES, attend, heads_of
+from hotpath.tests.testing import random
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -37,6 +38,16 @@ def test_a_query_without_keys_gives_zeros() -> None:
     torch.testing.assert_close(result[0], attention(q, k, v, 2)[0])
 
 
+@pytest.mark.parametrize("shape", [(2, 1, 4, 6), (1, 2, 1, 6), (1, 1, 4, 6), (2, 2, 4, 6)])
+@pytest.mark.parametrize("kind", [torch.bool, torch.float32])
+def test_masks_of_heads_and_queries_are_torchs_to_take(shape: tuple[int, ...], kind: torch.dtype) -> None:
+    q, k, v = heads_of(2, 4, 6, 2, 40, torch.float32)
+    mask = torch.randn(shape, generator=random(3))
+    mask = mask > -0.5 if kind == torch.bool else mask.masked_fill(mask > 1, torch.finfo(kind).min)
+    torch.testing.assert_close(attention(q, k, v, 2, mask=mask), attention_reference(q, k, v, 2, mask), rtol=1e-5, atol=1e-5)
+    assert "not the same for all heads and queries" in why_not_form(q, k, v, 2, mask)
+
+
 def test_gradients_flow_by_torch() -> None:
     tensors = [t.requires_grad_() for t in heads_of(1, 4, 6, 2, 40, torch.float64)]
     assert torch.autograd.gradcheck(lambda *t: attention(*t, 2), tensors)
@@ -58,8 +69,10 @@ REFUSED = [
     ((X, X[..., :70], X[..., :70], 2), "heads of 40 channels that divides 2"),
     ((X, X.half(), X, 2), r"one floating dtype, got torch\.float32, torch\.float16"),
     ((X.long(), X.long(), X.long(), 2), "one floating dtype"),
-    ((X, X, X, 2, torch.ones(2, 5)), r"a mask \[2 or 1, 6\] over keys, got \[2, 5\]"),
+    ((X, X, X, 2, torch.ones(2, 5)), r"a mask \[2 or 1, 6\] over keys, .* got \[2, 5\]"),
     ((X, X, X, 2, torch.ones(2, 6, 6)), "over keys"),
+    ((X, X, X, 2, torch.ones(2, 3, 6, 6)), r"fits \[2, 2, 6, 6\], got \[2, 3, 6, 6\]"),
+    ((X, X, X, 2, torch.ones(2, 2, 6, 1)), "fits"),
     ((X, X, X, 2, torch.ones(2, 6, dtype=torch.long)), "booleans or floating"),
 ]
 
