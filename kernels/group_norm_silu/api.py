@@ -83,7 +83,7 @@ def by_torch(
         x = x + sum(given[1:], given[0])[..., None, None]
     y = F.group_norm(x, groups, weight.to(x.dtype), bias.to(x.dtype), eps)
     if silu:
-        y = F.silu(y, inplace=not (torch.is_grad_enabled() and y.requires_grad))
+        y = F.silu(y, inplace=True)
     return y.contiguous(memory_format=layout)
 
 
