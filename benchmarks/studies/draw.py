@@ -139,6 +139,9 @@ def main() -> None:
     page = PAGE.read_text(encoding="utf-8")
     for study, (keys, heads, digits, title) in STUDIES.items():
         rows = newest(study)
+        if not rows:
+            page = replaced(page, study, "Not yet run.")
+            continue
         found = gathered(rows, keys, tuple(digits))
         (lines if study == "data" else bars)(study, title, found)
         text = f"{conditions(rows)}\n\n{table(found, heads, digits)}\n\n![{title}](studies/{study}.png)"
