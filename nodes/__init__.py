@@ -2,9 +2,17 @@
 
 from comfy_api.latest import ComfyExtension
 
-from . import concept_pairs, concept_training, e2gan, host, weights
+from . import concept_pairs, concept_training, e2gan, host, probe, probe_report, probe_sweep, weights
 
-NODES = [*e2gan.NODES, *concept_pairs.NODES, *concept_training.NODES, *weights.NODES]
+NODES = [
+    *e2gan.NODES,
+    *concept_pairs.NODES,
+    *concept_training.NODES,
+    *weights.NODES,
+    *probe.NODES,
+    *probe_sweep.NODES,
+    *probe_report.NODES,
+]
 
 
 class Extension(ComfyExtension):

@@ -31,7 +31,7 @@ NO_MATPLOTLIB = (
 def draw(report: Report, theme: str = "light") -> Tensor:
     """The report's chart as [H, 800, 3] in 0..1; its table as a picture where matplotlib is missing or nothing was measured."""
     if report.measured and matplotlib_is_here():
-        return _tensor(_figure(report, theme), THEMES[theme]["back"])
+        return figure_tensor(_figure(report, theme), THEMES[theme]["back"])
     notes = () if matplotlib_is_here() else (NO_MATPLOTLIB,)
     colours = THEMES[theme]
     return plain_chart(report.with_notes(*notes), colours["back"], colours["front"], WIDTH_PX)
@@ -162,7 +162,8 @@ def _bars(axes: Any, report: Report, theme: str) -> None:
         axes.set_xlim(min(value["min_ms"] for value in found) / 2, max(top) * 3)
 
 
-def _tensor(figure: Any, background: str) -> Tensor:
+def figure_tensor(figure: Any, background: str) -> Tensor:
+    """A matplotlib figure as [H, W, 3] in 0..1."""
     sink = io.BytesIO()
     figure.savefig(sink, format="png", facecolor=background)
     picture = Image.open(sink).convert("RGB")

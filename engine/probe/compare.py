@@ -1,8 +1,10 @@
 """Whether two measurements differ, and how sure that is.
 
 Two runs of the same work differ for two reasons. Within a run samples scatter, in stretches: the moving-block bootstrap shows by how
-much. Between runs the machine itself is another one (clock, neighbours, where memory came to lie), and no number of samples within
-a run shows that; it is added as a random effect. Without it, two runs of the same work are called different far too often.
+much. Between runs the machine itself is another one (clock, neighbours, where memory came to lie). That is a random effect with three
+sources, the largest of which counts: 1 %, which idle machines show; how far fifths of a run lie apart beyond what the scatter of
+their samples explains; and how much more of the processor other programs took in one run than in the other. Without it, two runs
+of the same work are called different far too often.
 """
 
 from collections.abc import Sequence
@@ -16,8 +18,8 @@ from .table import label, number
 
 # Standard deviation between runs of one workload, relative; assumed where no history shows a larger one.
 BETWEEN_RUNS = 0.01
+PARTS = 5
 FEWEST = 6  # samples in each run below which nothing is claimed
-QUANTILE = 50
 
 
 @dataclass(frozen=True)
@@ -31,18 +33,24 @@ class Verdict:
     sentence: str
 
 
-def _location(values: np.ndarray) -> np.ndarray:
-    return np.percentile(values, QUANTILE, axis=-1)
+def _drift(samples: np.ndarray) -> float:
+    """Variance of log(median) between fifths of a run, less what the scatter within them makes of it."""
+    parts = np.array_split(samples, PARTS)
+    if min(map(len, parts)) < 2:
+        return 0.0
+    within = np.mean([np.log(np.median(block_resamples(part, 100), axis=1)).var() for part in parts])
+    return max(0.0, float(np.log([np.median(part) for part in parts]).var(ddof=1) - within))
 
 
 def _differences(first: Sequence[float], second: Sequence[float], between: float, seed: int) -> tuple[float, np.ndarray]:
-    """log(second / first), and resamples of it."""
+    """log(second / first) of the medians, and resamples of it."""
     a, b = np.asarray(first, float), np.asarray(second, float)
+    spread = max(between, ((_drift(a) + _drift(b)) / 2) ** 0.5)
     random = np.random.default_rng(seed + 1)
-    drawn = np.log(_location(block_resamples(b, RESAMPLES, seed + 2))) - np.log(
-        _location(block_resamples(a, RESAMPLES, seed + 3))
+    drawn = np.log(
+        np.median(block_resamples(b, RESAMPLES, seed + 2), axis=1) / np.median(block_resamples(a, RESAMPLES, seed + 3), axis=1)
     )
-    return float(np.log(_location(b) / _location(a))), drawn + random.normal(0, between * 2**0.5, RESAMPLES)
+    return float(np.log(np.median(b) / np.median(a))), drawn + random.normal(0, spread * 2**0.5, RESAMPLES)
 
 
 def _verdict(difference: float, drawn: np.ndarray, chance: float) -> Verdict:
@@ -93,18 +101,18 @@ def compare_reports(first: Report, second: Report) -> Comparison:
     Over n pairs each is held to a chance of 5 % / n, so that a whole comparison of equal work claims something in 5 % at most.
     """
     pairs = _pairs(first.measured, second.measured)
-    notes = list(_notes(first, second, pairs))
     judged, differences = [], []
     for one, other in pairs:
-        judged.append((one, other, compare_samples(one.samples_ms, other.samples_ms, chance=0.05 / len(pairs))))
+        between = max(BETWEEN_RUNS, abs(one.others - other.others))
+        judged.append((one, other, compare_samples(one.samples_ms, other.samples_ms, between=between, chance=0.05 / len(pairs))))
         if min(len(one.samples_ms), len(other.samples_ms)) >= FEWEST:
-            differences.append(_differences(one.samples_ms, other.samples_ms, 0.0, seed=len(differences) * 10))
+            differences.append(_differences(one.samples_ms, other.samples_ms, between, seed=0))
     overall = None
     if differences:
-        shared = np.random.default_rng(0).normal(0, BETWEEN_RUNS * 2**0.5, RESAMPLES)
-        drawn = np.mean([each for _, each in differences], 0) + shared
+        # What makes one run slow makes all of its points slow, so the resamples are added up one by one, not averaged out.
+        drawn = np.mean([np.sort(each) for _, each in differences], 0)
         overall = _verdict(float(np.mean([value for value, _ in differences])), drawn, 0.05)
-    return Comparison(tuple(judged), overall, tuple(notes))
+    return Comparison(tuple(judged), overall, tuple(_notes(first, second, pairs)))
 
 
 def _pairs(first: Sequence[Measurement], second: Sequence[Measurement]) -> list[tuple[Measurement, Measurement]]:

@@ -29,6 +29,7 @@ class Past:
     date: str
     torch: str
     samples_ms: tuple[float, ...]
+    others: float = 0.0
 
 
 def key_of(report: Report, measurement: Measurement) -> str:
@@ -52,7 +53,9 @@ def read(path: Path) -> tuple[list[Past], str]:
             facts = json.loads(line)
             samples = tuple(float(ms) for ms in facts["samples_ms"])
             if samples and all(math.isfinite(ms) and ms > 0 for ms in samples):
-                past.append(Past(str(facts["key"]), str(facts["date"]), str(facts["torch"]), samples))
+                past.append(
+                    Past(str(facts["key"]), str(facts["date"]), str(facts["torch"]), samples, float(facts.get("others", 0.0)))
+                )
                 good.append(line)
     lost = sum(1 for line in lines if line.strip()) - len(good)
     return past, _set_aside(path, good, lost) if lost else ""
@@ -76,7 +79,7 @@ def append(path: Path, report: Report) -> None:
     for entry in report.measured:
         samples = [float(f"{ms:.5g}") for ms in entry.samples_ms[-KEPT_SAMPLES:]]
         facts = {"key": key_of(report, entry), "date": environment.get("date", ""), "torch": environment.get("torch", "")}
-        text += json.dumps(facts | {"name": label(entry), "samples_ms": samples}) + "\n"
+        text += json.dumps(facts | {"name": label(entry), "samples_ms": samples, "others": entry.others}) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
@@ -100,7 +103,8 @@ def _stand(entry: Measurement, earlier: Sequence[Past], torch: str) -> str:
     middles = [median(run.samples_ms) for run in earlier]
     middle = sorted(range(len(earlier)), key=middles.__getitem__)[len(earlier) // 2]
     between = float(np.std(np.log(middles), ddof=1)) if len(earlier) >= ENOUGH_RUNS else 0.0
-    verdict = compare_samples(earlier[middle].samples_ms, entry.samples_ms, between=max(between, BETWEEN_RUNS))
+    between = max(between, BETWEEN_RUNS, abs(entry.others - earlier[middle].others))
+    verdict = compare_samples(earlier[middle].samples_ms, entry.samples_ms, between=between)
     runs = f"{len(earlier)} earlier run{'s' if len(earlier) > 1 else ''}, best {number(min(middles))} ms"
     since = sorted({run.torch for run in earlier if run.torch and run.torch != torch})
     versions = f" (earlier ones with torch {', '.join(since)})" if since and verdict.claims else ""

@@ -1,6 +1,7 @@
 """A report's table as a picture, drawn with Pillow alone: what a user without a plotting library sees, and a report without samples."""
 
 import textwrap
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -37,4 +38,14 @@ def plain_chart(report: Report, back: str, front: str, width: int) -> Tensor:
     for note in notes:
         y += LINE
         draw.text((MARGIN, y), note, front, font)
+    return torch.from_numpy(np.asarray(picture, np.float32) / 255)
+
+
+def plain_text(title: str, lines: Sequence[str], back: str, front: str, width: int) -> Tensor:
+    """[H, width, 3] in 0..1: lines of text, wrapped."""
+    wrapped = [part for line in (title, *lines) for part in textwrap.wrap(line, LONGEST) or [""]]
+    picture = Image.new("RGB", (width, 2 * MARGIN + LINE * len(wrapped)), back)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(SIZE)
+    for row, line in enumerate(wrapped):
+        draw.text((MARGIN, MARGIN + LINE * row), line, front, font)
     return torch.from_numpy(np.asarray(picture, np.float32) / 255)

@@ -42,6 +42,11 @@ class Measurement:
     def identity(self) -> tuple:
         return (self.name, *(self.facts.get(name) for name in IDENTITY))
 
+    @property
+    def others(self) -> float:
+        """Share of the processor that other programs took meanwhile, 0 where nobody looked."""
+        return float(self.facts.get("others_percent", 0.0)) / 100
+
     def statistics(self) -> dict[str, float]:
         """Percentiles in ms and what follows from the median: rates, share of the measured peak. Empty without samples."""
         if not self.samples_ms:

@@ -10,8 +10,9 @@ import torch
 from ..errors import HotpathError
 from .clock import Clock
 from .environment import missing_device
-from .measure import measure, overhead
+from .measure import Timing, measure, overhead
 from .memory import Watch, free_bytes
+from .neighbours import Neighbours
 from .report import Measurement
 from .roofline import measured_peak
 from .workloads.workload import Point, TooLarge, Workload
@@ -91,8 +92,15 @@ def _measured(point: Point, make: Make, plan: Plan, tick: Callable[[], None]) ->
 def _run(point: Point, device: torch.device, make: Make, plan: Plan, tick: Callable[[], None]) -> Measurement:
     watch, clock = Watch(device), Clock(device)
     workload = make(point, free_bytes(device))
-    timing = workload.within(lambda: measure(workload.run, clock, seconds=plan.seconds, most=plan.most, tick=tick))
+
+    def timed() -> tuple[Timing, float | None]:
+        neighbours = Neighbours()
+        return measure(workload.run, clock, seconds=plan.seconds, most=plan.most, tick=tick), neighbours.percent()
+
+    timing, others = workload.within(timed)
     facts = point.facts() | {"precision": str(workload.dtype).removeprefix("torch."), "first_ms": round(timing.first_ms, 3)}
+    if others is not None:
+        facts["others_percent"] = others
     return Measurement(
         point.workload, timing.samples_ms, timing.warmup_ms, note=" ".join(filter(None, (workload.note, clock.note))), facts=facts,
         images=workload.images, pixels=workload.pixels, flops=timing.flops, memory=watch.report(),
