@@ -41,7 +41,8 @@ def by_size(seconds: float, device: str) -> None:
         found.append(measurement)
         values = measurement.statistics()
         kept = ("median_ms", "low_ms", "high_ms", "per_minute", "megapixels_per_s", "gflops_per_s", "percent_of_peak")
-        row = {"network": measurement.name, **measurement.facts, "status": measurement.status, "note": measurement.note}
+        facts = {name: value for name, value in measurement.facts.items() if name not in ("workload", "device")}
+        row = {"network": measurement.name, **facts, "status": measurement.status, "note": measurement.note}
         row |= {name: values[name] for name in kept if name in values} | {
             "samples": len(measurement.samples_ms),
             **measurement.memory,

@@ -22,7 +22,7 @@ ANYTHING = "Any wire; it is handed on as it came."
 # Kept per node while ComfyUI runs, since a span begins in one node and ends in another, and its samples come one a queue.
 _STARTED: OrderedDict[str, "Started"] = OrderedDict()
 _SPANS: OrderedDict[tuple, Spans] = OrderedDict()
-_RECORDINGS: OrderedDict[str, Recording] = OrderedDict()
+_RECORDINGS: OrderedDict[tuple, Recording] = OrderedDict()
 KEPT = 64
 
 
@@ -91,16 +91,15 @@ class ProbeModel(io.ComfyNode):
             "parameters_m": round(parameters / 1e6, 2),
             "dtype": str(model.model_dtype()).removeprefix("torch."),
         }
-        recording = Recording(
-            f"{name} in the sampler", model.load_device, ab=compare_overhead, workload=workload, comfyui=host.version()
-        )
-        cls._beside(recording)
-        before = _RECORDINGS.get(str(cls.hidden.unique_id))
-        if before is not None and before.runs and before.runs[-1].interrupted:
-            recording.notes.append(
-                f"The run before was interrupted after {before.runs[-1].done} of {before.runs[-1].steps} steps."
+        key = (str(cls.hidden.unique_id), id(model.model), str(getattr(model, "patches_uuid", "")), blocks, compare_overhead)
+        recording = _RECORDINGS.get(key)
+        if recording is None:
+            recording = Recording(
+                f"{name} in the sampler", model.load_device, ab=compare_overhead, workload=workload, comfyui=host.version()
             )
-        _keep(_RECORDINGS, str(cls.hidden.unique_id), recording)
+            _keep(_RECORDINGS, key, recording)
+        recording.next_prompt()
+        cls._beside(recording)
         return io.NodeOutput(probed(model, recording, blocks=blocks), recording)
 
     @classmethod

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import comfy.sample
@@ -15,7 +16,7 @@ from ..engine.e2gan.network import E2GAN, Network
 from ..engine.errors import InvalidInput
 from ..engine.precision import CHOICES, choose
 from ..engine.probe.energy import Energy
-from ..engine.probe.environment import environment
+from ..engine.probe.environment import environment, missing_device
 from ..engine.probe.report import Measurement, Report, write_text
 from ..engine.probe.sweep import Plan, overhead_of, points, sweep
 from ..engine.probe.workloads.known import KNOWN
@@ -169,7 +170,8 @@ class ThroughputSweep(io.ComfyNode):
     def _sweep(cls, wanted: list[Point], make: dict, plan: Plan) -> Report:
         """All points with progress. A Cancel keeps what was measured in a file and goes on up."""
         bar, found = comfy.utils.ProgressBar(len(wanted)), []
-        device = torch.device(wanted[0].device) if ":" in wanted[0].device or wanted[0].device == "cpu" else probe_host.device()
+        present = [point.device for point in wanted if missing_device(point.device) is None]
+        device = torch.device(present[0]) if present else probe_host.device()
         energy = Energy(device)
 
         def report(*notes: str) -> Report:
@@ -188,10 +190,7 @@ class ThroughputSweep(io.ComfyNode):
             raise
         whole = report()
         smallest = next((point for point, entry in zip(wanted, found, strict=True) if entry.samples_ms), None)
-        if smallest is not None:
-            overhead = overhead_of(smallest, make)
-            whole = Report(**{**whole.__dict__, "extras": {**whole.extras, "overhead": overhead}})
-        return whole
+        return replace(whole, extras={**whole.extras, "overhead": overhead_of(smallest, make)}) if smallest else whole
 
     @classmethod
     def _keep_part(cls, report: Report) -> None:

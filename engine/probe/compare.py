@@ -3,7 +3,7 @@
 Two runs of the same work differ for two reasons. Within a run samples scatter, in stretches: the moving-block bootstrap shows by how
 much. Between runs the machine itself is another one (clock, neighbours, where memory came to lie). That is a random effect with three
 sources, the largest of which counts: 1 %, which idle machines show; how far fifths of a run lie apart beyond what the scatter of
-their samples explains; and how much more of the processor other programs took in one run than in the other. Without it, two runs
+their samples explains; and how much of the processor other programs took, and took more in one run than in the other. Without it, two runs
 of the same work are called different far too often.
 """
 
@@ -18,6 +18,8 @@ from .table import label, number
 
 # Standard deviation between runs of one workload, relative; assumed where no history shows a larger one.
 BETWEEN_RUNS = 0.01
+# Part of what other programs take that shows up as scatter between runs, even where both runs had the same neighbours.
+CROWDED = 0.1
 PARTS = 5
 FEWEST = 6  # samples in each run below which nothing is claimed
 
@@ -31,6 +33,11 @@ class Verdict:
     high_percent: float
     claims: bool
     sentence: str
+
+
+def between_runs(first_others: float, second_others: float) -> float:
+    """Relative scatter to expect between two runs beside which other programs took these shares of the processor."""
+    return max(BETWEEN_RUNS, abs(first_others - second_others), CROWDED * max(first_others, second_others))
 
 
 def _drift(samples: np.ndarray) -> float:
@@ -103,7 +110,7 @@ def compare_reports(first: Report, second: Report) -> Comparison:
     pairs = _pairs(first.measured, second.measured)
     judged, differences = [], []
     for one, other in pairs:
-        between = max(BETWEEN_RUNS, abs(one.others - other.others))
+        between = between_runs(one.others, other.others)
         judged.append((one, other, compare_samples(one.samples_ms, other.samples_ms, between=between, chance=0.05 / len(pairs))))
         if min(len(one.samples_ms), len(other.samples_ms)) >= FEWEST:
             differences.append(_differences(one.samples_ms, other.samples_ms, between, seed=0))

@@ -12,7 +12,7 @@ from statistics import median
 import numpy as np
 
 from ..errors import NotWritten
-from .compare import BETWEEN_RUNS, Verdict, compare_samples
+from .compare import Verdict, between_runs, compare_samples
 from .report import Measurement, Report
 from .table import label, number
 
@@ -103,7 +103,7 @@ def _stand(entry: Measurement, earlier: Sequence[Past], torch: str) -> str:
     middles = [median(run.samples_ms) for run in earlier]
     middle = sorted(range(len(earlier)), key=middles.__getitem__)[len(earlier) // 2]
     between = float(np.std(np.log(middles), ddof=1)) if len(earlier) >= ENOUGH_RUNS else 0.0
-    between = max(between, BETWEEN_RUNS, abs(entry.others - earlier[middle].others))
+    between = max(between, between_runs(entry.others, earlier[middle].others))
     verdict = compare_samples(earlier[middle].samples_ms, entry.samples_ms, between=between)
     runs = f"{len(earlier)} earlier run{'s' if len(earlier) > 1 else ''}, best {number(min(middles))} ms"
     since = sorted({run.torch for run in earlier if run.torch and run.torch != torch})

@@ -18,12 +18,11 @@ KEPT_RUNS = 16
 # From the outside in. A step holds predictions (one, or more in samplers of higher order); a prediction holds the model calls of
 # its CFG passes; a model call holds the network and the scaling around it.
 STAGES = ("step", "prediction", "model call", "network")
-LEAST_PAIRS = 4
+LEAST_PAIRS = 6
 NOTHING = (
     "Nothing was sampled while the probe looked: wire the probed model into a sampler with at least one step, "
     "and what comes out of it into 'after' of Probe Report."
 )
-SLOW_FIRST = "The first {} of each run's steps belong to warm-up and are left out."
 
 
 @dataclass
@@ -74,7 +73,12 @@ class Recording:
         self.active: list[Run] = []
         self.nodes: dict[str, list[tuple[Mark, Mark]]] = defaultdict(list)  # what ran beside the model, by name
         self.cached: set[str] = set()
-        self.notes: list[str] = []
+        self.fresh = False  # whether the newest run belongs to the prompt that runs now
+
+    def next_prompt(self) -> None:
+        """Another run of the graph begins; samples stay, what was cached is asked anew."""
+        self.cached.clear()
+        self.fresh = False
 
     @contextmanager
     def run(self, steps: int, shape: Sequence[int]) -> Iterator[Run]:
@@ -92,6 +96,7 @@ class Recording:
             run.memory, run.energy = watch.report(), energy.report()
             self.active.remove(run)
             self.runs = [*self.runs, run][-KEPT_RUNS:]
+            self.fresh = True
 
     def step_done(self, run: Run, begin: Mark) -> Mark:
         """A step ends where the next begins; decides whether the next is marked in detail."""
@@ -106,14 +111,19 @@ class Recording:
     def current(self) -> Report:
         """The report so far."""
         self.clock.wait()
-        whole = [run for run in self.runs if not run.interrupted]
-        cut = [run for run in self.runs if run.interrupted]
+        alike = [run for run in self.runs if (run.steps, run.shape) == (self.runs[-1].steps, self.runs[-1].shape)]
+        whole = [run for run in alike if not run.interrupted]
+        cut = [run for run in alike if run.interrupted]
         measurements = [*self._stages(whole, "measured"), *self._stages(cut, "interrupted"), *self._beside(whole)]
-        notes = [*self.notes, self.clock.note]
+        notes = [self.clock.note]
         if not any(run.spans["prediction"] for run in self.runs):
             notes.append(NOTHING)
             measurements = [Measurement("step", status="empty", note="zero steps were sampled"), *measurements]
         notes += [f"A run was interrupted after {run.done} of {run.steps} steps; its steps are listed apart." for run in cut]
+        if self.runs and not self.fresh:
+            notes.append(
+                "Cached: ComfyUI answered the sampler from its cache in this run of the graph; the times are from an earlier one."
+            )
         if self.cached:
             notes.append(f"Cached, so without a time of their own: {', '.join(sorted(self.cached))}.")
         return Report(
@@ -186,7 +196,7 @@ class Recording:
                 "model calls a prediction": calls / max(1, detailed),
             }
         found["overhead"] = self._overhead(runs)
-        found["steps"] = {"asked for": last.steps, "done": last.done, "predictions": predictions}
+        found["steps"] = {"asked for": last.steps, "done": last.done, "predictions": predictions, "runs": len(runs)}
         return found
 
     def _breakdown(self, run: Run) -> dict[str, dict[str, float]]:

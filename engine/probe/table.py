@@ -2,9 +2,9 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from .report import IDENTITY, MEASURED, Measurement, Report
+from .report import IDENTITY, Measurement, Report
 
 COLUMNS = ("name", *IDENTITY, "status", "samples", "warmup", "min_ms", "p5_ms", "p20_ms", "median_ms", "p80_ms", "p95_ms", "mean_ms",
            "low_ms", "high_ms", "per_second", "per_minute", "images_per_s", "megapixels_per_s", "gflops_per_s", "percent_of_peak")  # fmt: skip
@@ -13,7 +13,7 @@ MEMORY = ("host_peak_mib", "host_peak_growth_mib", "device_peak_mib", "device_pe
 
 def number(value: object) -> str:
     """Three significant digits, without exponents."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if isinstance(value, int) or not isinstance(value, float):
         return "" if value is None else str(value)
     if value == 0 or abs(value) >= 100:
         return f"{value:.0f}"
@@ -69,10 +69,23 @@ def text_table(report: Report) -> str:
     rows = _rows(report)
     body = [_aligned([heading, *rows])] if rows else ["Nothing was measured."]
     remarks = [f"{label(entry)}: {entry.note}" for entry in report.measurements if entry.note]
-    extras = [
-        f"{name}: {', '.join(f'{key} {number(value)}' for key, value in facts.items())}" for name, facts in report.extras.items()
+    extras = [_breakdown(report.extras["breakdown"])] if "breakdown" in report.extras else []
+    extras += [
+        f"{name}: {', '.join(f'{key} {number(value)}' for key, value in facts.items())}"
+        for name, facts in report.extras.items()
+        if name != "breakdown"
     ]
     return "\n".join([*head, "", *body, "", *extras, *dict.fromkeys(remarks), *report.notes]).strip()
+
+
+def _breakdown(rows: Mapping[str, Mapping[str, float]]) -> str:
+    """Where the time of the last run went, after Table 1 of SnapFusion (arXiv 2306.00980)."""
+    heading = ["last run", "ms each", "runs", "total ms", "share"]
+    body = [
+        [name, *(number(row[key]) for key in ("each_ms", "runs", "total_ms")), f"{row['share_percent']:.1f} %"]
+        for name, row in rows.items()
+    ]
+    return _aligned([heading, *body]) + "\n"
 
 
 def csv_text(report: Report) -> str:
@@ -86,8 +99,3 @@ def csv_text(report: Report) -> str:
             "samples": len(entry.samples_ms), "warmup": len(entry.warmup_ms), "note": entry.note,
         })  # fmt: skip
     return sink.getvalue()
-
-
-def incomplete(report: Report) -> list[str]:
-    """Names of what has not been measured, with the reason."""
-    return [f"{label(entry)} ({entry.status})" for entry in report.measurements if entry.status != MEASURED]
