@@ -149,17 +149,11 @@ def photos(server: Client) -> None:
         Image.open(path).resize((160, 128)).save(folder / path.name)
 
 
-def _needs_a_checkpoint(prompt: dict[str, dict], number: str) -> bool:
-    """Whether a node depends on a checkpoint of the user's own, by whatever way."""
-    links = [value[0] for value in prompt[number]["inputs"].values() if isinstance(value, list)]
-    return prompt[number]["class_type"] == DIFFUSION[0] or any(_needs_a_checkpoint(prompt, link) for link in links)
-
-
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.json")), ids=lambda path: path.stem)
 @pytest.mark.usefixtures("photos")
 def test_examples_run_with_the_bundled_weights(server: Client, photo: str, path: Path) -> None:
     prompt = ui_to_api(json.loads(path.read_text(encoding="utf-8")), server.object_info())
-    if all(_needs_a_checkpoint(prompt, number) for number, node in prompt.items() if node["class_type"] == "SaveImage"):
+    if any(node["class_type"] == "Hotpath_ProbeModel" for node in prompt.values()):  # all of it needs the checkpoint
         assert "ckpt_name" in server.queue(prompt).error, "nothing else is wrong with it"
         return
     for number, node in list(prompt.items()):
