@@ -107,7 +107,7 @@ def _lines(axes: Any, report: Report, theme: str) -> None:
                   markersize=9, markeredgewidth=2, clip_on=False, label=f"not measured: {', '.join(sorted({entry.status for entry in gaps}))}")  # fmt: skip
     _scale(axes, "y", rates)
     sides = sorted({entry.facts["side_px"] for entry in (*report.measured, *gaps)})
-    if sides[-1] / sides[0] > 4:
+    if sides[-1] / sides[0] >= 4:
         axes.set_xscale("log", base=2)
     axes.set_xticks(sides, [str(side) for side in sides])
     axes.minorticks_off() if len(sides) > 1 else None

@@ -3,9 +3,15 @@
 from torch import Tensor
 
 from .chart import COLOURS, DARK_COLOURS, DPI, NO_MATPLOTLIB, THEMES, WIDTH_PX, figure_tensor, matplotlib_is_here
-from .compare import Comparison
+from .compare import Comparison, Verdict
 from .plain_chart import plain_text
 from .table import label
+
+
+def _word(verdict: Verdict) -> str:
+    if not verdict.claims:
+        return ", not told from noise"
+    return ", slower" if verdict.percent > 0 else ", faster"
 
 
 def draw_comparison(comparison: Comparison, theme: str = "light") -> Tensor:
@@ -32,15 +38,12 @@ def draw_comparison(comparison: Comparison, theme: str = "light") -> Tensor:
         )
         ends = [[max(0.0, verdict.percent - verdict.low_percent)], [max(0.0, verdict.high_percent - verdict.percent)]]
         axes.errorbar([verdict.percent], [row], xerr=ends, fmt=marker, color=colour, capsize=5, linewidth=2, markersize=8)
-        axes.annotate(f"{verdict.percent:+.1f} %", (verdict.percent, row), xytext=(0, 9), textcoords="offset points", ha="center", color=colours["front"], fontsize=10)  # fmt: skip
+        axes.annotate(f"{verdict.percent:+.1f} %{_word(verdict)}", (verdict.percent, row), xytext=(0, 9), textcoords="offset points", ha="center", color=colours["front"], fontsize=10)  # fmt: skip
     axes.axvline(0, color=colours["front"], linewidth=1)
     axes.set_yticks(list(range(len(rows))[::-1]), [name for name, _ in rows])
     axes.set_ylim(-0.6, len(rows) - 0.3)
-    axes.set_xlabel(
-        "more time than the first report (%), with limits; > slower, < faster, o not told from noise",
-        fontsize=10.5,
-        color=colours["front"],
-    )
+    axes.set_xlabel("time more (+) or less (-) than in the first report (%), with limits", fontsize=10.5, color=colours["front"])
+    axes.margins(x=0.12)
     axes.set_title("Second report against the first", loc="left", fontsize=13, fontweight="bold", color=colours["front"])
     axes.tick_params(colors=colours["front"], labelsize=10.5)
     axes.grid(True, axis="x", color=colours["faint"], linewidth=0.6)

@@ -11,7 +11,7 @@ from .gatys import ImageOptimisation, smallest_side, ways_by_memory
 from .networks import LAYOUTS, Layout
 from .workload import Point, TooLarge, Workload, fits, inferring, learning
 
-# Temporaries of the libraries below torch, which counting does not see: peaks measured on a CPU were 1.0 to 1.3 times the count.
+# Temporaries of the libraries below torch, which counting does not see: peaks measured on a CPU were 0.8 to 1.2 times the count.
 LIBRARY_SHARE = 1.3
 HEADS, HEAD_DIM, PIXELS_PER_TOKEN = 8, 40, 64
 
