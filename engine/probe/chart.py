@@ -159,7 +159,7 @@ def _bars(axes: Any, report: Report, theme: str) -> None:
     axes.set_xlabel("ms (bar: median, line: its 95 % limits, dots: samples to p95)")
     _scale(axes, "x", [min(medians), max(top) * 1.1] if logarithmic else [max(top), max(top) * 1.1])
     if logarithmic:
-        axes.set_xlim(min(value["min_ms"] for value in found) / 2, max(top) * 3)
+        axes.set_xlim(min(value["min_ms"] for value in found) / 2, max(top) * 6)
 
 
 def figure_tensor(figure: Any, background: str) -> Tensor:
