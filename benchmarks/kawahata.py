@@ -10,7 +10,7 @@ import torch
 from hotpath.benchmarks.record import record
 from hotpath.engine.probe.chart import draw
 from hotpath.engine.probe.environment import environment
-from hotpath.engine.probe.report import Report, write_text
+from hotpath.engine.probe.report import Report
 from hotpath.engine.probe.sweep import Plan, points, sweep
 from hotpath.engine.probe.table import text_table
 from hotpath.engine.probe.workloads.known import KNOWN
@@ -53,7 +53,6 @@ def by_size(seconds: float, device: str) -> None:
         }
         record("kawahata", device, row)
     report = Report("sweep", "Style transfer by network and picture size", tuple(found), environment(torch.device(device)))
-    write_text(Path(__file__).with_suffix(".json"), report.to_json())
     pixels = (draw(report).numpy() * 255).round().astype("uint8")
     Image.fromarray(pixels).save(Path(__file__).with_suffix(".png"))
     sys.stdout.write(text_table(report) + "\n")
