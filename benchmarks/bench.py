@@ -3,6 +3,8 @@
 python tools/dev.py bench speed             milliseconds next to baselines (run on an otherwise idle machine)
 python tools/dev.py bench training          a training step next to a plain loop, and a run next to its bare steps
 python tools/dev.py bench scores            LPIPS and KID of the bundled concepts on held-out photographs
+python tools/dev.py bench kawahata          iterations per minute by network, picture size and processes
+python tools/dev.py bench trust             false alarms, planted slow-downs, accuracy and cost of the probe
 python tools/dev.py bench table             the README's tables, from the newest rows
 """
 
@@ -14,8 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("speed", "training", "scores", "table"))
+    parser.add_argument("what", choices=("speed", "training", "scores", "kawahata", "trust", "table"))
     parser.add_argument("--models", type=Path, default=ROOT / "models", help="folder with e2gan_base.safetensors and concepts/")
+    parser.add_argument("--seconds", type=float, default=6.0, help="time for each point of kawahata, each run of trust")
     parser.add_argument("--rounds", type=int, default=15, help="timed rounds")
     parser.add_argument("--full", type=Path, help="folder of full fine-tunes to score next to the concepts")
     parser.add_argument("--corpus", type=Path, help="default: the corpus in the cache folder")
@@ -32,6 +35,10 @@ def main() -> None:
         from hotpath.benchmarks.scores import run
 
         run(args.models, args.full, args.corpus)
+    elif args.what in ("kawahata", "trust"):
+        from importlib import import_module
+
+        import_module(f"hotpath.benchmarks.{args.what}").run(args.seconds)
     else:
         from hotpath.benchmarks.table import run
 

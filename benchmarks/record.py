@@ -9,21 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from hotpath.engine.probe.environment import processor
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results.jsonl"
-
-
-def processor() -> str:
-    """Name of the processor and its 16-bit features, as the operating system tells them."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    facts = dict(line.split(":", 1) for line in lines if ":" in line)
-    facts = {key.strip(): value.strip() for key, value in facts.items()}
-    features = [flag for flag in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if flag in facts.get("flags", "").split()]
-    return f"{facts.get('model name', 'unknown')} ({', '.join(features[:2]) or 'no wide vectors'})"
 
 
 def commit() -> str:

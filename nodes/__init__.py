@@ -2,9 +2,18 @@
 
 from comfy_api.latest import ComfyExtension
 
-from . import concept_pairs, concept_training, e2gan, host, sampler, weights
+from . import concept_pairs, concept_training, e2gan, host, probe, probe_report, probe_sweep, sampler, weights
 
-NODES = [*e2gan.NODES, *concept_pairs.NODES, *concept_training.NODES, *sampler.NODES, *weights.NODES]
+NODES = [
+    *concept_pairs.NODES,
+    *concept_training.NODES,
+    *e2gan.NODES,
+    *probe.NODES,
+    *probe_report.NODES,
+    *probe_sweep.NODES,
+    *sampler.NODES,
+    *weights.NODES,
+]
 
 
 class Extension(ComfyExtension):

@@ -25,6 +25,7 @@ TEST_EXTRAS = (
     "h5py",
     "opencv-contrib-python-headless==5.0.0.93",
     "scikit-learn",
+    "matplotlib",
 )
 
 # Written into the environment as the package `hotpath`. It looks for the clone at import time, so that one environment

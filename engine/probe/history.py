@@ -1,0 +1,116 @@
+"""A user's own past: one JSON line for each measurement of each report, and what it says about a new one."""
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from ..errors import NotWritten
+from .compare import Verdict, between_runs, compare_samples
+from .report import Measurement, Report
+from .table import label, number
+
+KEPT_SAMPLES = 64
+KEPT_RUNS = 20
+ENOUGH_RUNS = 4  # past runs from which the scatter between runs is learnt
+
+
+@dataclass(frozen=True)
+class Past:
+    """One measurement of an earlier report."""
+
+    key: str
+    date: str
+    torch: str
+    samples_ms: tuple[float, ...]
+    others: float = 0.0
+
+
+def key_of(report: Report, measurement: Measurement) -> str:
+    """Equal for measurements that may be compared over time: same thing, same settings, same device; versions may differ."""
+    settings = {name: report.workload[name] for name in sorted(report.workload)}
+    machine = (report.environment.get("device_name"), report.environment.get("threads"))
+    return json.dumps([report.kind, *measurement.identity, settings, *machine], sort_keys=True, default=str)
+
+
+def read(path: Path) -> tuple[list[Past], str]:
+    """All past measurements, and a sentence if the file was damaged: it is then kept aside under another name, the good lines stay."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return [], ""
+    except OSError as error:
+        return [], f"Expected to read the history {path}, but it failed ({error}): make it readable to compare with your past."
+    good, past = [], []
+    for line in filter(str.strip, lines):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            facts = json.loads(line)
+            samples = tuple(float(ms) for ms in facts["samples_ms"])
+            if samples and all(math.isfinite(ms) and ms > 0 for ms in samples):
+                past.append(
+                    Past(str(facts["key"]), str(facts["date"]), str(facts["torch"]), samples, float(facts.get("others", 0.0)))
+                )
+                good.append(line)
+    lost = sum(1 for line in lines if line.strip()) - len(good)
+    return past, _set_aside(path, good, lost) if lost else ""
+
+
+def _set_aside(path: Path, good: Sequence[str], lost: int) -> str:
+    aside = next(
+        name for number in range(1, 10**6) if not (name := path.with_name(f"{path.stem}.damaged-{number}{path.suffix}")).exists()
+    )
+    try:
+        os.replace(path, aside)
+        path.write_text("".join(line + "\n" for line in good), encoding="utf-8")
+    except OSError as error:
+        return f"{lost} lines of the history {path} are damaged and were left out; the file could not be mended ({error})."
+    return f"{lost} lines of the history are damaged and were left out; the whole file is kept as {aside}."
+
+
+def append(path: Path, report: Report) -> None:
+    """Add the report's measurements in one write."""
+    environment, text = report.environment, ""
+    for entry in report.measured:
+        samples = [float(f"{ms:.5g}") for ms in entry.samples_ms[-KEPT_SAMPLES:]]
+        facts = {"key": key_of(report, entry), "date": environment.get("date", ""), "torch": environment.get("torch", "")}
+        text += json.dumps(facts | {"name": label(entry), "samples_ms": samples, "others": entry.others}) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise NotWritten(f"Expected to add to the history {path}, but it failed ({error}): make the folder writable.") from error
+
+
+def against_past(report: Report, past: Sequence[Past]) -> list[str]:
+    """A sentence for each measurement that has earlier runs: where it stands, and whether it is a regression."""
+    sentences = []
+    for entry in report.measured:
+        earlier = [run for run in past if run.key == key_of(report, entry)][-KEPT_RUNS:]
+        if earlier:
+            sentences.append(f"{label(entry)}: {_stand(entry, earlier, str(report.environment.get('torch', '')))}")
+    return sentences
+
+
+def _stand(entry: Measurement, earlier: Sequence[Past], torch: str) -> str:
+    """The new run against the middle one of the earlier runs, with the scatter between runs that those have shown."""
+    middles = [median(run.samples_ms) for run in earlier]
+    middle = sorted(range(len(earlier)), key=middles.__getitem__)[len(earlier) // 2]
+    between = float(np.std(np.log(middles), ddof=1)) if len(earlier) >= ENOUGH_RUNS else 0.0
+    between = max(between, between_runs(entry.others, earlier[middle].others))
+    verdict = compare_samples(earlier[middle].samples_ms, entry.samples_ms, between=between)
+    runs = f"{len(earlier)} earlier run{'s' if len(earlier) > 1 else ''}, best {number(min(middles))} ms"
+    since = sorted({run.torch for run in earlier if run.torch and run.torch != torch})
+    versions = f" (earlier ones with torch {', '.join(since)})" if since and verdict.claims else ""
+    return f"{_word(verdict)} than usual{versions}; {runs}." if verdict.claims else f"{verdict.sentence}; {runs}."
+
+
+def _word(verdict: Verdict) -> str:
+    word = "REGRESSION, slower" if verdict.percent > 0 else "faster"
+    return f"{word} by {abs(verdict.percent):.1f} % ({verdict.low_percent:+.1f} to {verdict.high_percent:+.1f} %)"

@@ -1,0 +1,110 @@
+"""ComfyUI as the probe nodes meet it: the graph around a node, which nodes run or are cached, folders, versions."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import folder_paths
+import torch
+from comfy_execution.progress import ProgressHandler, get_progress_state
+from comfy_execution.utils import get_executing_context
+
+from ..engine.probe.clock import Clock, Mark
+from ..engine.probe.report import Report, load
+
+HISTORY = "probe_history.jsonl"
+
+
+def device() -> torch.device:
+    return comfy.model_management.get_torch_device()
+
+
+def version() -> str:
+    from comfyui_version import __version__
+
+    return __version__
+
+
+def prompt_id() -> str:
+    """Names the prompt that runs now; empty outside one."""
+    context = get_executing_context()
+    return context.prompt_id if context else ""
+
+
+def obey_cancel() -> None:
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def history_file() -> Path:
+    return Path(folder_paths.get_user_directory()) / "hotpath" / HISTORY
+
+
+def reports_folder() -> Path:
+    return Path(folder_paths.get_output_directory()) / "hotpath" / "reports"
+
+
+def report_files() -> list[str]:
+    folder = reports_folder()
+    return sorted(path.stem for path in folder.glob("*.json")) if folder.is_dir() else []
+
+
+def saved_report(name: str) -> Report:
+    return load(reports_folder() / f"{Path(name).name}.json")
+
+
+def _links(node: Mapping[str, Any]) -> set[str]:
+    """Numbers of the nodes that feed a node of an API prompt."""
+    return {str(value[0]) for value in node.get("inputs", {}).values() if isinstance(value, list) and len(value) == 2}
+
+
+def ancestors(prompt: Mapping[str, Any], number: str) -> set[str]:
+    """Every node that a node of an API prompt depends on."""
+    found, left = set(), [number]
+    while left:
+        for source in _links(prompt.get(left.pop(), {})) - found:
+            found.add(source)
+            left.append(source)
+    return found
+
+
+def between(prompt: Mapping[str, Any], start: str, stop: str) -> set[str]:
+    """Nodes on the ways from one node to another, without the two."""
+    return {number for number in ancestors(prompt, stop) if start in ancestors(prompt, number)}
+
+
+def settings(prompt: Mapping[str, Any], start: str, stop: str) -> str:
+    """Changes when a node between two nodes, or one that feeds it, gets another setting: samples of both must not be mixed."""
+    numbers = ancestors(prompt, stop) - {start}
+    return json.dumps(
+        [(number, prompt[number].get("class_type"), prompt[number].get("inputs")) for number in sorted(numbers)], default=str
+    )
+
+
+def title(prompt: Mapping[str, Any], number: str) -> str:
+    """What a reader knows a node by."""
+    return f"{prompt.get(number, {}).get('class_type', 'unknown')} #{number}"
+
+
+class Events(ProgressHandler):
+    """When each node of the prompt began and ended; a node that ends without having begun was answered from the cache."""
+
+    def __init__(self, name: str, clock: Clock, done: Callable[[str, Mark, Mark], None], cached: Callable[[str], None]) -> None:
+        super().__init__(name)
+        self.clock, self.done, self.cached = clock, done, cached
+        self.begun: dict[str, Mark] = {}
+
+    def start_handler(self, node_id: str, state: Any, prompt_id: str) -> None:
+        self.begun[node_id] = self.clock.mark()
+
+    def finish_handler(self, node_id: str, state: Any, prompt_id: str) -> None:
+        begin = self.begun.pop(node_id, None)
+        if begin is None:
+            self.cached(node_id)
+        else:
+            self.done(node_id, begin, self.clock.mark())
+
+    def listen(self) -> None:
+        """Until the end of the prompt, when ComfyUI drops all handlers."""
+        get_progress_state().register_handler(self)

@@ -1,0 +1,334 @@
+"""Probe Model around a small diffusion model inside ComfyUI's own sampling: it changes nothing, waits for nothing, and tells the truth."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from hotpath.tests.testing import ROOT
+from hotpath.tools.comfyui import python_of
+
+PROGRAM = r"""
+import asyncio, importlib.util, json, sys, time, types
+tree, base, pack = sys.argv[1:4]
+sys.argv[1:] = ["--cpu", "--base-directory", base]
+sys.path.insert(0, tree)
+sys.modules["server"] = types.SimpleNamespace(PromptServer=None)
+import comfy.options
+comfy.options.enable_args_parsing()
+import torch, comfy.model_management as mm
+import comfy.model_base, comfy.model_patcher, comfy.sample, comfy.samplers, comfy.supported_models
+from torch.utils._python_dispatch import TorchDispatchMode
+from comfy_api.internal import make_locked_method_func
+name = pack.replace(".", "_x_")
+spec = importlib.util.spec_from_file_location(name, pack + "/__init__.py", submodule_search_locations=[pack])
+sys.modules[name] = module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+async def nodes():
+    return await (await module.comfy_entrypoint()).get_node_list()
+NODES = {node.define_schema().node_id: node for node in asyncio.run(nodes())}
+part = lambda path: sys.modules[name + "." + path]
+clock, table, probe = part("engine.probe.clock"), part("engine.probe.table"), part("nodes.probe")
+results = {}
+
+def call(node, method="execute", **inputs):
+    node = NODES["Hotpath_" + node]
+    with torch.inference_mode():
+        result = make_locked_method_func(node, method, node.PREPARE_CLASS_CLONE(None))(**inputs)
+    return result.args if hasattr(result, "args") else result
+
+def case(label, function):
+    try:
+        results[label] = [None, function()]
+    except BaseException as error:
+        results[label] = [type(error).__name__, str(error)]
+
+def tiny():
+    config = comfy.supported_models.SD15({
+        "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1, 1], "channel_mult": [1, 2],
+        "transformer_depth": [1, 1], "transformer_depth_middle": 1, "transformer_depth_output": [1, 1, 1, 1], "num_heads": 2,
+        "context_dim": 16, "use_spatial_transformer": True, "use_linear_in_transformer": False, "legacy": False,
+        "adm_in_channels": None, "use_temporal_attention": False, "dtype": torch.float32})
+    model = comfy.model_base.BaseModel(config, device=torch.device("cpu"))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+MODEL, POSITIVE, NEGATIVE = tiny(), [[torch.randn(1, 77, 16), {}]], [[torch.randn(1, 77, 16), {}]]
+
+def sample(model, steps=4, cfg=7.0, sampler="euler", callback=None):
+    latent = torch.zeros(1, 4, 8, 8)
+    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        return comfy.sample.sample(model, noise, steps, cfg, sampler, "normal", POSITIVE, NEGATIVE, latent, callback=callback, disable_pbar=True, seed=0)
+
+def probed(enabled=True, blocks=False, compare_overhead=True):
+    return call("ProbeModel", model=MODEL, enabled=enabled, blocks=blocks, compare_overhead=compare_overhead, rerun=True)
+
+def fresh(**inputs):
+    probe._RECORDINGS.clear()
+    return probed(**inputs)
+
+def hooks():
+    return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in MODEL.model.modules())
+
+def counts(report):
+    return {entry.name: len(entry.samples_ms) + len(entry.warmup_ms) for entry in report.measurements}
+
+def same_picture():
+    plain = sample(MODEL)
+    return [bool(torch.equal(plain, sample(fresh(blocks=blocks)[0]))) for blocks in (False, True)] + [MODEL.wrappers, hooks()]
+case("same picture", same_picture)
+
+def off():
+    model, report = probed(enabled=False)
+    return [model is MODEL, report.notes[0]]
+case("off", off)
+
+class Operations(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        self.seen.append(str(function))
+        return function(*arguments, **(keywords or {}))
+
+def operations():
+    found, progress = [], lambda *values: None  # as every sampler node has it
+    sample(MODEL, callback=progress)
+    for model in (MODEL, fresh(blocks=True, compare_overhead=False)[0]):
+        with Operations() as operations:
+            sample(model, callback=progress)
+        found.append(operations.seen)
+    return [found[0] == found[1], sum("_local_scalar_dense" in name for name in found[0]), len(found[0])]
+case("operations", operations)
+
+def waits():
+    class Event:
+        made, waited = 0, 0
+        def __init__(self, enable_timing):
+            Event.made += 1
+        def record(self):
+            self.at = time.perf_counter()
+        def synchronize(self):
+            Event.waited += 1
+        def elapsed_time(self, end):
+            return 1e3 * (end.at - self.at)
+    real, clock._event_class = clock._event_class, lambda device: Event
+    try:
+        model, recording = fresh(blocks=True)
+        sample(model)
+        during = Event.waited
+        recording.current()
+        return [Event.made, during, Event.waited]
+    finally:
+        clock._event_class = real
+case("waits", waits)
+
+def stages(**settings):
+    model, recording = fresh(blocks=True, compare_overhead=False)
+    sample(model, **settings)
+    report = recording.current()
+    return [counts(report), report.extras["CFG"], report.extras["steps"], table.text_table(report)]
+case("euler", stages)
+case("heun", lambda: stages(sampler="heun"))
+case("no CFG", lambda: stages(cfg=1.0))
+
+def truth():
+    # The whole against an outside clock, and the steps against the whole.
+    model, recording = fresh()
+    sample(model)
+    probe._RECORDINGS.clear()
+    model, recording = probed()
+    begin = time.perf_counter()
+    sample(model, steps=12)
+    outside = 1e3 * (time.perf_counter() - begin)
+    report = recording.current()
+    found = {entry.name: sum((*entry.samples_ms, *entry.warmup_ms)) for entry in report.measurements}
+    return [outside, found["sampling"], found["step"], found["prediction"]]
+case("truth", truth)
+
+def accumulates():
+    fresh()
+    for _ in range(3):
+        model, recording = probed()
+        sample(model, steps=8)
+    report = recording.current()
+    return [counts(report)["step"], report.extras["overhead"], report.extras["steps"]["runs"]]
+case("accumulates", accumulates)
+
+def shows_steps():
+    seen = []
+    sample(fresh()[0], callback=lambda *values: seen.append(values[0]))
+    return seen
+case("callback", shows_steps)
+
+def interrupted():
+    model, recording = fresh()
+    def stop(step, *_):
+        if step == 2:
+            mm.interrupt_current_processing(True)
+            mm.throw_exception_if_processing_interrupted()
+    try:
+        sample(model, callback=stop)
+    except mm.InterruptProcessingException:
+        pass
+    report = recording.current()
+    left = [len(recording.active), hooks()]
+    sample(model)
+    return [[(entry.name, entry.status) for entry in report.measurements], list(report.notes), left, counts(recording.current())["step"]]
+case("interrupted", interrupted)
+
+def nothing():
+    model, recording = fresh()
+    before = recording.current()
+    sample(model, steps=0)
+    after = recording.current()
+    return [list(before.notes), [entry.status for entry in after.measurements], list(after.notes), table.text_table(after)]
+case("nothing", nothing)
+
+def cached():
+    model, recording = fresh()
+    sample(model)
+    probed()
+    return list(recording.current().notes)
+case("cached", cached)
+
+def rerun():
+    states = [call("ProbeModel", "fingerprint_inputs", rerun=rerun, enabled=enabled) for rerun, enabled in ((True, True), (False, True), (True, False))]
+    return [state != state for state in states]
+case("rerun", rerun)
+
+def sweep():
+    inputs = dict(workloads="model", sides="64", batches="1, 2", devices="auto", precisions="auto", seconds=0.1, samples=5, rerun=True)
+    with_model, = call("ThroughputSweep", **inputs, model=MODEL, positive=POSITIVE)
+    without, = call("ThroughputSweep", **inputs)
+    return [[[entry.status, len(entry.samples_ms), entry.note] for entry in report.measurements] for report in (with_model, without)]
+case("sweep", sweep)
+
+def cancelled():
+    mm.interrupt_current_processing(True)
+    call("ThroughputSweep", workloads="nin", sides="64", batches="1", devices="cpu", precisions="auto", seconds=0.1, samples=5, rerun=True)
+case("cancelled", cancelled)
+mm.interrupt_current_processing(False)
+results["kept"] = [None, part("nodes.probe_host").report_files()]
+print("RESULTS" + json.dumps(results))
+"""
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list]:
+    tree = os.environ.get("HOTPATH_COMFYUI")
+    if not tree:
+        pytest.skip("needs a ComfyUI: run `python tools/dev.py test`, or set HOTPATH_COMFYUI to a ComfyUI folder")
+    folder = tmp_path_factory.mktemp("comfy")
+    for name in ("custom_nodes", "input", "output", "user"):
+        (folder / name).mkdir()
+    command = [str(python_of(Path(tree))), "-c", PROGRAM, tree, str(folder), str(ROOT)]
+    ran = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False, timeout=300)
+    assert "RESULTS" in ran.stdout, ran.stderr[-3000:]
+    return json.loads(ran.stdout.rpartition("RESULTS")[2])
+
+
+def good(results: dict[str, list], label: str) -> list:
+    error, value = results[label]
+    assert error is None, f"{error}: {value}"
+    return value
+
+
+def test_the_picture_is_the_same_and_nothing_stays_behind(results: dict[str, list]) -> None:
+    assert good(results, "same picture") == [True, True, {}, 0]
+
+
+def test_off_means_gone(results: dict[str, list]) -> None:
+    untouched, note = good(results, "off")
+    assert untouched is True
+    assert "turn 'enabled' on" in note
+
+
+def test_the_probe_adds_no_operation_to_the_devices_work(results: dict[str, list]) -> None:
+    """The same operations in the same order, those included that make the host wait for a value."""
+    equal, _, count = good(results, "operations")
+    assert equal is True
+    assert count > 1000
+
+
+def test_the_probe_waits_only_when_the_report_is_read(results: dict[str, list]) -> None:
+    made, during, after = good(results, "waits")
+    assert made > 50
+    assert (during, after) == (0, 1)
+
+
+def test_stages_are_counted_as_they_happen(results: dict[str, list]) -> None:
+    found, passes, steps, text = good(results, "euler")
+    assert {name: found[name] for name in ("step", "prediction", "model call", "network", "load", "sampling")} == {
+        "step": 4, "prediction": 4, "model call": 4, "network": 4, "load": 1, "sampling": 1,
+    }  # fmt: skip
+    assert passes == {"passes a prediction": 2.0, "model calls a prediction": 1.0}
+    assert steps == {"asked for": 4, "done": 4, "predictions": 4, "runs": 1}
+    blocks = [name for name in found if name.startswith("block ")]
+    assert len(blocks) == 4 + 1 + 4
+    assert all(found[name] == 4 for name in blocks)
+    assert "last run" in text
+    assert "%" in text
+    found, _, steps, _ = good(results, "heun")
+    assert (found["step"], found["prediction"], steps["predictions"]) == (4, 7, 7), "Heun looks twice in all steps but the last"
+    assert good(results, "no CFG")[1]["passes a prediction"] == 1.0
+
+
+def test_times_are_true(results: dict[str, list]) -> None:
+    outside, sampling, steps, predictions = good(results, "truth")
+    assert 0.9 * outside <= sampling <= outside
+    assert predictions <= steps <= sampling
+    assert steps >= 0.9 * sampling
+
+
+def test_samples_gather_over_queues_and_the_cost_is_measured(results: dict[str, list]) -> None:
+    steps, overhead, runs = good(results, "accumulates")
+    assert (steps, runs) == (24, 3)
+    assert overhead["percent"] < 1
+    assert overhead["ab_pairs"] >= 6
+    assert overhead["ab_low_percent"] <= 1
+
+
+def test_progress_reaches_the_graph(results: dict[str, list]) -> None:
+    assert good(results, "callback") == [0, 1, 2, 3]
+
+
+def test_an_interrupted_run_is_said_and_does_not_spoil_the_next(results: dict[str, list]) -> None:
+    measured, notes, left, steps = good(results, "interrupted")
+    assert ["step", "interrupted"] in measured
+    assert any("interrupted after 2 of 4 steps" in note for note in notes)
+    assert left == [0, 0]
+    assert steps >= 2
+
+
+def test_nothing_sampled_is_said(results: dict[str, list]) -> None:
+    before, statuses, after, text = good(results, "nothing")
+    assert any("Nothing was sampled" in note for note in before)
+    assert "empty" in statuses
+    assert any("Nothing was sampled" in note for note in after)
+    assert "empty" in text
+
+
+def test_a_sampler_from_the_cache_is_said(results: dict[str, list]) -> None:
+    assert any(note.startswith("Cached: ComfyUI answered the sampler") for note in good(results, "cached"))
+    assert good(results, "rerun") == [True, False, False]
+
+
+def test_a_model_in_the_sweep(results: dict[str, list]) -> None:
+    measured, without = good(results, "sweep")
+    assert [status for status, *_ in measured] == ["measured"] * 2, measured
+    assert all(count >= 1 for _, count, _ in measured)
+    assert [status for status, *_ in without] == ["failed"] * 2
+    assert "wire both" in without[0][2]
+
+
+def test_cancel_reaches_comfyui_and_keeps_what_was_measured(results: dict[str, list]) -> None:
+    assert results["cancelled"][0] == "InterruptProcessingException"
+    assert results["kept"][1] == ["interrupted_sweep"]
