@@ -385,12 +385,16 @@ case("prediction", prediction)
 
 
 def evidence():
-    files = sys.modules[name + ".nodes.student_files"]
-    recognition = sys.modules[name + ".engine.recognition"]
+    sha256_of = sys.modules[name + ".engine.weights.recognise"].sha256_of
+    manifest = sys.modules[name + ".engine.weights.manifest"]
     titled = write("dmd2_sdxl_4step_a.safetensors", lora(1), metadata={"ss_output_name": "LCM_LoRA_test"})
     hashed, named = (write(f"dmd2_sdxl_4step_{letter}.safetensors", lora(seed)) for letter, seed in (("b", 2), ("c", 3)))
-    recognition.KNOWN[files.sha256(MODELS / "loras" / hashed)] = ("tcd", "a file", True)
-    return [loaded(file=file)[1] for file in (titled, hashed, named)]
+    digest, entries = sha256_of(MODELS / "loras" / hashed), manifest.entries
+    manifest.entries = lambda: (manifest.Entry("a", "a file", "loras", "MIT", None, digest, student="tcd"),)
+    try:
+        return [loaded(file=file)[1] for file in (titled, hashed, named)]
+    finally:
+        manifest.entries = entries
 
 
 case("evidence", evidence)

@@ -8,8 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hotpath.engine.recognition import KNOWN, by_name
+from hotpath.engine.recognition import by_name
 from hotpath.engine.students import STUDENTS
+from hotpath.engine.weights import manifest
 from hotpath.tests.testing import ROOT
 from hotpath.tools.client import Client
 from hotpath.tools.comfyui import python_of
@@ -278,8 +279,8 @@ def test_an_example_names_its_files_as_the_editor_wants_them(path: Path) -> None
         assert file["url"].startswith("https://huggingface.co/")
         assert file["url"].endswith("/" + file["name"])
         if file["directory"] == "loras":
-            student, stem, owner = KNOWN[file["hash"]]
-            assert (file["hash_type"], owner) == ("SHA256", True)
-            assert file["name"] == f"{stem}.safetensors"
-            assert by_name(file["name"]) == student
+            known = next(entry for entry in manifest.entries() if entry.hash == file["hash"])
+            assert (file["hash_type"], known.verified) == ("SHA256", True)
+            assert (file["name"], file["url"]) == (known.name, known.url), "the editor offers what the Weights node would fetch"
+            assert by_name(file["name"]) == known.student
     assert path.with_suffix(".jpg").is_file()
