@@ -2,9 +2,9 @@
 
 from comfy_api.latest import ComfyExtension
 
-from . import concept_pairs, concept_training, e2gan, host
+from . import accelerate, concept_pairs, concept_training, e2gan, host
 
-NODES = [*e2gan.NODES, *concept_pairs.NODES, *concept_training.NODES]
+NODES = [*e2gan.NODES, *accelerate.NODES, *concept_pairs.NODES, *concept_training.NODES]
 
 
 class Extension(ComfyExtension):
