@@ -53,7 +53,7 @@ class OnTwin:
             except RuntimeError as error:
                 if self._checked.get(key, "") is None:
                     raise  # it has worked before, so the error is not ours to hide
-                reason = f"it fails: {error}"
+                reason = f"it fails: {str(error).splitlines()[0]}"
             self._checked[key] = reason
         if not self.counts[reason]:
             log.warning("%s runs on ComfyUI's own path because %s.", self.what, reason)
@@ -95,6 +95,8 @@ def unet_call(
     """
     x, timesteps, context, y, control, options = arguments
     dtype = calls.twin.dtype
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, context, y)):
+        return False, None  # a twin learns nothing
 
     def compare(twin: nn.Module) -> float:
         piece, t, c, label = corner(x, 16), *(None if tensor is None else tensor[:1] for tensor in (timesteps, context, y))

@@ -108,7 +108,7 @@ def _choose(run: Callable, ways: list[Attention], host: Callable, dtype: torch.d
         try:
             off = distance(run(way), wanted)
         except RuntimeError as error:
-            log.warning("Attention of %s is left to ComfyUI because ours fails: %s", shapes, error)
+            log.warning("Attention of %s is left to ComfyUI because ours fails: %s", shapes, str(error).splitlines()[0])
             return "an error on first use"
         seconds = time.perf_counter() - start
         if off <= TOLERANCE[dtype] and (best is None or seconds < best[0]):

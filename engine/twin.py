@@ -1,4 +1,4 @@
-"""A second copy of a network in another number format and channels_last, which follows the weights of the first."""
+"""A second copy of a network in another number format, laid out for speed, which follows the weights of the first."""
 
 import copy
 import weakref
@@ -7,6 +7,8 @@ from threading import Lock
 
 import torch
 from torch import Tensor, nn
+
+from .packed import pack, unpack
 
 PLAIN = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -64,17 +66,20 @@ class Twin:
             self._modules = [weakref.ref(module) for module in modules]
             self._seen = {name: _state(p) for name, p in network.named_parameters()}
             return self.module
-        own = None
         for name, parameter in network.named_parameters():
             ref, *facts = self._seen.get(name, (lambda: None,))
             if ref() is parameter and facts == list(_state(parameter)[1:]) and name not in self._doubtful:
                 continue
-            own = own or dict(self.module.named_parameters())
-            own[name].copy_(parameter)
+            path, _, leaf = name.rpartition(".")
+            self._set(self.module.get_submodule(path), leaf, parameter)
             self._seen[name] = _state(parameter)
-            self.copied += 1
         self._doubtful.clear()
         return self.module
+
+    def _set(self, module: nn.Module, leaf: str, weight: Tensor) -> None:
+        setattr(module, leaf, nn.Parameter(_laid_out(weight, self.dtype), requires_grad=False))
+        unpack(module)
+        self.copied += 1
 
     def _copied(self, network: nn.Module) -> nn.Module:
         """A deep copy whose weights never exist twice in the old format."""
@@ -83,6 +88,8 @@ class Twin:
             memo[id(parameter)] = nn.Parameter(_laid_out(parameter.detach(), self.dtype), requires_grad=False)
             self.copied += 1
         twin = copy.deepcopy(network, memo)
+        for module in twin.modules():
+            pack(module)
         if isinstance(getattr(twin, "dtype", None), torch.dtype):
             twin.dtype = self.dtype
         if self.finish:

@@ -1,4 +1,4 @@
-"""An SD1.5 with random weights inside ComfyUI, in this process: speed and plumbing do not depend on what the weights are."""
+"""ComfyUI in this process, and an SD1.5 of random weights for it: speed and plumbing do not depend on what the weights are."""
 
 import math
 import sys
@@ -34,12 +34,25 @@ VAE |= {"ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "d
 
 
 def start_comfyui(tree: Path, base: Path) -> None:
-    """Make ComfyUI importable, told to use the processor; before anything of it is imported."""
-    sys.argv[1:] = ["--cpu", "--base-directory", str(base)]
+    """Make ComfyUI importable, told to use the processor and the folder `base`."""
+    before = sys.argv
+    sys.argv = [before[0], "--cpu", "--base-directory", str(base)]
     sys.path.insert(0, str(tree))
     import comfy.options
 
     comfy.options.enable_args_parsing()
+    import comfy.cli_args  # reads the arguments, once
+
+    sys.argv = before
+
+
+def accelerated(model, vae=None, precision: str = "auto") -> tuple:
+    """What the Accelerate node gives, run as ComfyUI runs it: (MODEL, VAE, report)."""
+    from comfy_api.internal import make_locked_method_func
+    from hotpath.nodes.accelerate import Accelerate
+
+    run = make_locked_method_func(Accelerate, "execute", Accelerate.PREPARE_CLASS_CLONE(None))
+    return run(model=model, vae=vae, precision=precision).args
 
 
 def fill(network: nn.Module, seed: int) -> nn.Module:
@@ -57,13 +70,19 @@ def fill(network: nn.Module, seed: int) -> nn.Module:
 def random_model(seed: int = 0, **changes: object):
     """A MODEL as the checkpoint loader gives it on a processor: float32, SD1.5's config with `changes`."""
     import comfy.model_patcher
+    import comfy.model_sampling
     import comfy.supported_models
 
     config = comfy.supported_models.SD15({**UNET, **changes, "dtype": torch.float32})
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, "", device="cpu")
     fill(model.diffusion_model, seed)
-    return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+    patcher = comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+    # The network gives the denoised latent itself. Read as noise, random numbers would leave most of the first noise in the
+    # result, and two results would seem closer to each other than the networks are.
+    kind = type("Sampling", (comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.X0), {})
+    patcher.add_object_patch("model_sampling", kind(config))
+    return patcher
 
 
 def random_vae(seed: int = 0, **changes: object):
