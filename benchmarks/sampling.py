@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from hotpath.benchmarks.record import record
 from hotpath.engine.errors import WeightsMissing
-from hotpath.tests.comfy.inside import accelerated, random_model, random_vae, sample, start_comfyui
+from hotpath.tests.comfy.inside import accelerated, random_model, random_vae, sample, start_comfyui, watched
 
 STEPS, SIDE = 8, 512
 
@@ -38,8 +38,6 @@ def psnr(picture: torch.Tensor, wanted: torch.Tensor) -> float:
 
 
 def sampling(rounds: int) -> None:
-    from comfy.patcher_extension import WrappersMP
-
     model, vae = random_model(), random_vae()
     fast, fast_vae, report = accelerated(model, vae)
     latent = torch.zeros(1, 4, SIDE // 8, SIDE // 8)
@@ -50,13 +48,11 @@ def sampling(rounds: int) -> None:
         calls.append(took)
         return result
 
-    watched = fast.clone()
-    watched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "watch", timed)
     first, _ = seconds(lambda: sample(fast, latent, STEPS))
     sample(model, latent, 1)
     rivals = {"shipped_s": lambda: sample(model, latent, STEPS), "accelerated_s": lambda: sample(fast, latent, STEPS)}
     times, found = in_turns(rivals, rounds)
-    whole, _ = seconds(lambda: sample(watched, latent, STEPS))
+    whole, _ = seconds(lambda: sample(watched(fast, timed), latent, STEPS))
     wanted = vae.decode(found["shipped_s"])
     row = {
         "steps": STEPS,

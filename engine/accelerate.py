@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .attention_override import distance
+from .attention_override import distance, first_line
 from .twin import Twin
 
 log = logging.getLogger("hotpath")
@@ -53,7 +53,7 @@ class OnTwin:
             except RuntimeError as error:
                 if self._checked.get(key, "") is None:
                     raise  # it has worked before, so the error is not ours to hide
-                reason = f"it fails: {str(error).splitlines()[0]}"
+                reason = f"it fails: {type(error).__name__} {first_line(error)}"
             self._checked[key] = reason
         if not self.counts[reason]:
             log.warning("%s runs on ComfyUI's own path because %s.", self.what, reason)

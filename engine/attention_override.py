@@ -27,6 +27,11 @@ def distance(a: Tensor, b: Tensor) -> float:
     return float((a - b).norm() / b.norm().clamp_min(1e-12))
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, without torch's pages after it."""
+    return str(error).partition("\n")[0]
+
+
 def overriding(previous: Attention | None, counts: Counter[str], choices: Choices | None = None) -> Attention:
     """A function for `optimized_attention_override`, called as override(func, q, k, v, heads, **options).
 
@@ -108,7 +113,7 @@ def _choose(run: Callable, ways: list[Attention], host: Callable, dtype: torch.d
         try:
             off = distance(run(way), wanted)
         except RuntimeError as error:
-            log.warning("Attention of %s is left to ComfyUI because ours fails: %s", shapes, str(error).splitlines()[0])
+            log.warning("Attention of %s is left to ComfyUI because ours fails: %s", shapes, first_line(error))
             return "an error on first use"
         seconds = time.perf_counter() - start
         if off <= TOLERANCE[dtype] and (best is None or seconds < best[0]):

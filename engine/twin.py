@@ -78,7 +78,8 @@ class Twin:
 
     def _set(self, module: nn.Module, leaf: str, weight: Tensor) -> None:
         setattr(module, leaf, nn.Parameter(_laid_out(weight, self.dtype), requires_grad=False))
-        unpack(module)
+        if leaf == "weight":
+            unpack(module)
         self.copied += 1
 
     def _copied(self, network: nn.Module) -> nn.Module:

@@ -210,9 +210,11 @@ def _vae(vae: comfy.sd.VAE, precision: str) -> tuple[comfy.sd.VAE, str]:
     if reason := unfit(network):
         return vae, f"declined because {reason}"
     calls = OnTwin(twin_of(network, chosen.dtype, _spatial_attention), "The VAE")
-    fast = copy.copy(vae)
-    fast.decode = _rerouted(calls, vae, "decode")
-    fast.decode_tiled = _rerouted(calls, vae, "decode_tiled")
+    fast, source = copy.copy(vae), copy.copy(vae)
+    source.patcher = fast.patcher = vae.patcher.clone()
+    fast.patcher.add_callback_with_key(CallbacksMP.ON_DETACH, KEY, lambda _, unpatch_all: unpatch_all and calls.twin.release())
+    fast.decode = _rerouted(calls, source, "decode")
+    fast.decode_tiled = _rerouted(calls, source, "decode_tiled")
     return fast, f"{chosen.reason}, channels last; encoding stays as it was"
 
 
@@ -224,35 +226,20 @@ def _spatial_attention(network: nn.Module) -> None:
 
 def _rerouted(calls: OnTwin, vae: comfy.sd.VAE, method: str):
     """`vae.decode` or `vae.decode_tiled` on the twin."""
-    kept: list[comfy.model_patcher.ModelPatcher] = []  # the twin's patcher, for as long as ComfyUI has it loaded
-
-    def detached(_, unpatch_all: bool) -> None:
-        if unpatch_all:
-            kept.clear()
-            calls.twin.release()
-
-    def on(twin: nn.Module) -> comfy.sd.VAE:
-        """A VAE of ComfyUI whose network is the twin."""
-        if not kept or kept[0].model is not twin:
-            kept[:] = [comfy.model_patcher.ModelPatcher(twin, vae.patcher.load_device, vae.patcher.offload_device)]
-            kept[0].add_callback_with_key(CallbacksMP.ON_DETACH, KEY, detached)
-        own = copy.copy(vae)
-        own.first_stage_model, own.vae_dtype, own.patcher = twin, calls.twin.dtype, kept[0]
-        return own
 
     def decode(samples: Tensor, *args, **kwargs) -> Tensor:
         def compare(twin: nn.Module) -> float:
-            piece = corner(samples, 8).to(vae.device)
+            piece = corner(samples, 8)
             return distance(twin.decode(piece.to(calls.twin.dtype)), vae.first_stage_model.decode(piece.to(vae.vae_dtype)))
+
+        def fast(twin: nn.Module) -> Tensor:
+            own = copy.copy(vae)
+            own.first_stage_model, own.vae_dtype = twin, calls.twin.dtype
+            return getattr(own, method)(samples, *args, **kwargs)
 
         if samples.ndim == 4:
             comfy.model_management.load_models_gpu([vae.patcher])  # so that what patches the VAE is in the weights
-            done, out = calls.run(
-                vae.first_stage_model,
-                samples.shape[1:],
-                compare,
-                lambda twin: getattr(on(twin), method)(samples, *args, **kwargs),
-            )
+            done, out = calls.run(vae.first_stage_model, samples.shape[1:], compare, fast)
             if done:
                 return out
         return getattr(vae, method)(samples, *args, **kwargs)

@@ -105,3 +105,12 @@ def sample(model, latent: torch.Tensor, steps: int, seed: int = 1, cfg: float = 
     noise = comfy.sample.prepare_noise(latent, seed)
     options = {"disable_pbar": True, "seed": seed, **options}
     return comfy.sample.sample(model, noise, steps, cfg, "euler", "normal", positive, negative, latent, **options)
+
+
+def watched(model, watch):
+    """A clone whose network is called by watch(executor, *arguments)."""
+    from comfy.patcher_extension import WrappersMP
+
+    model = model.clone()
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "watch", watch)
+    return model
