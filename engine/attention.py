@@ -35,7 +35,7 @@ def blocked(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, block: 
             a, b = (buffer[: part.shape[0], : part.shape[1]] for buffer in (logits, shares))
             torch.bmm(part, k_t[own], out=a)
             torch.softmax(a, -1, out=b)
-            out[own, row : row + step] = torch.bmm(b, v[own])
+            torch.bmm(b, v[own], out=out[own, row : row + step])
     return out.view(batch, heads, rows, -1)
 
 

@@ -370,6 +370,7 @@ def vae():
     with torch.inference_mode(False), torch.no_grad():
         VAE.first_stage_model.decoder.conv_out.bias.add_(0.5)
     result["weights followed"] = psnr(fast.decode(latent), VAE.decode(latent))
+    fast.decode(latent)
     mm.unload_all_models()
     result["released"] = vae_twin(fast).module is None
     result["after unloading"] = psnr(fast.decode(latent), VAE.decode(latent))
