@@ -1,6 +1,7 @@
 """Measure hotpath and append to benchmarks/results.jsonl.
 
 python tools/dev.py bench speed             milliseconds next to baselines (run on an otherwise idle machine)
+python tools/dev.py bench sampling          8 steps and a decode through ComfyUI, as shipped next to the Accelerate node
 python tools/dev.py bench training          a training step next to a plain loop, and a run next to its bare steps
 python tools/dev.py bench scores            LPIPS and KID of the bundled concepts on held-out photographs
 python tools/dev.py bench kawahata          iterations per minute by network, picture size and processes
@@ -16,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("speed", "training", "scores", "kawahata", "trust", "table"))
+    parser.add_argument("what", choices=("speed", "sampling", "training", "scores", "kawahata", "trust", "table"))
     parser.add_argument("--models", type=Path, default=ROOT / "models", help="folder with e2gan_base.safetensors and concepts/")
     parser.add_argument("--seconds", type=float, default=6.0, help="time for each point of kawahata, each run of trust")
     parser.add_argument("--rounds", type=int, default=15, help="timed rounds")
@@ -27,6 +28,10 @@ def main() -> None:
         from hotpath.benchmarks.speed import run
 
         run(args.models, args.rounds)
+    elif args.what == "sampling":
+        from hotpath.benchmarks.sampling import run
+
+        run(min(args.rounds, 2))
     elif args.what == "training":
         from hotpath.benchmarks.training import run
 

@@ -2,9 +2,10 @@
 
 from comfy_api.latest import ComfyExtension
 
-from . import concept_pairs, concept_training, e2gan, host, probe, probe_report, probe_sweep, sampler, weights
+from . import accelerate, concept_pairs, concept_training, e2gan, host, probe, probe_report, probe_sweep, sampler, weights
 
 NODES = [
+    *accelerate.NODES,
     *concept_pairs.NODES,
     *concept_training.NODES,
     *e2gan.NODES,

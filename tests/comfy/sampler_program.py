@@ -1,5 +1,5 @@
 """Run inside ComfyUI by test_sampler.py: every case, and what became of it, as JSON."""
-# ruff: noqa: B023, E402, T201, TID251
+# ruff: noqa: B023, E402, T201
 
 import asyncio
 import importlib.util

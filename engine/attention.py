@@ -1,0 +1,46 @@
+"""Attention on a processor: torch's own kernel, and one by blocks of rows for processors without a matrix unit."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+# Bytes of logits alive at once: they stay in the second-level caches, and each product is still long enough to be fast.
+BLOCK = 4 * 2**20
+
+
+def whole(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None, gqa: bool = False) -> Tensor:
+    """torch's scaled dot product attention; q [B, H, N, D], k and v [B, K, M, D], K < H heads only with `gqa`."""
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=gqa)
+
+
+def blocked(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, block: int = BLOCK) -> Tensor:
+    """Attention without mask by two products and a softmax over blocks of rows; q [B, H, N, D], k and v [B, H, M, D].
+
+    Logits are rounded to the dtype of q. torch's kernel for 16 bits is written for a matrix unit: without one its products
+    run far below what the same processor reaches in ordinary matrix products, which this uses.
+    """
+    batch, heads, rows, width = q.shape
+    keys = k.shape[2]
+    q = (q * (width**-0.5 if scale is None else scale)).reshape(-1, rows, width)
+    k_t, v = k.reshape(-1, keys, width).transpose(1, 2), v.reshape(-1, keys, v.shape[-1])
+    out = q.new_empty(batch * heads, rows, v.shape[-1])
+    room = max(16, block // (keys * q.element_size()))  # rows of logits in one block
+    together, step = max(1, room // rows), min(room, rows)
+    logits = q.new_empty(min(together, batch * heads), step, keys)
+    shares = torch.empty_like(logits)
+    for head in range(0, batch * heads, together):
+        own = slice(head, min(head + together, batch * heads))
+        for row in range(0, rows, step):
+            part = q[own, row : row + step]
+            a, b = (buffer[: part.shape[0], : part.shape[1]] for buffer in (logits, shares))
+            torch.bmm(part, k_t[own], out=a)
+            torch.softmax(a, -1, out=b)
+            torch.bmm(b, v[own], out=out[own, row : row + step])
+    return out.view(batch, heads, rows, -1)
+
+
+def spatial(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention among the pixels of q, k, v [B, C, H, W] with one head, as in a VAE."""
+    tokens = [t.flatten(2).transpose(1, 2).unsqueeze(1) for t in (q, k, v)]
+    attend = blocked if q.element_size() == 2 and q.device.type == "cpu" else whole
+    return attend(*tokens).squeeze(1).transpose(1, 2).reshape(q.shape)
