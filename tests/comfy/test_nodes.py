@@ -153,6 +153,8 @@ def photos(server: Client) -> None:
 @pytest.mark.usefixtures("photos")
 def test_examples_run_with_the_bundled_weights(server: Client, photo: str, path: Path) -> None:
     prompt = ui_to_api(json.loads(path.read_text(encoding="utf-8")), server.object_info())
+    if not any("E2GAN" in node["class_type"] for node in prompt.values()):
+        pytest.skip("needs a checkpoint of the user's own; tests/comfy/test_accelerate.py runs its node")
     for number, node in list(prompt.items()):
         if node["class_type"] == "LoadImage":
             node["inputs"]["image"] = photo
