@@ -38,6 +38,8 @@ class Twin:
     def __init__(self, dtype: torch.dtype, finish: Callable[[nn.Module], None] | None = None) -> None:
         self.dtype, self.finish = dtype, finish
         self.copied = 0  # weights copied so far; tells that following costs nothing while nothing changes
+        self._doubtful: set[str] = set()
+        self._touched: set[str] = set()  # outlives the copy: one made while weights are patched must see them restored
         self.release()
 
     def release(self) -> None:
@@ -45,8 +47,6 @@ class Twin:
         self.module: nn.Module | None = None
         self._modules: list[weakref.ref] = []
         self._seen: dict[str, tuple] = {}
-        self._doubtful: set[str] = set()
-        self._touched: set[str] = set()
 
     def doubt(self, names: Collection[str]) -> None:
         """Say that these weights may have changed in place. Once named, a weight is doubted each time: it will be restored too."""
@@ -65,6 +65,7 @@ class Twin:
             self.module = self._copied(network)
             self._modules = [weakref.ref(module) for module in modules]
             self._seen = {name: _state(p) for name, p in network.named_parameters()}
+            self._doubtful.clear()
             return self.module
         for name, parameter in network.named_parameters():
             ref, *facts = self._seen.get(name, (lambda: None,))

@@ -182,6 +182,8 @@ def hooks():
     plain, hooked = [[context, {}]], [[context, {"hooks": group}]]
     fast, _, _ = accelerated(MODEL)
     without = run(fast, positive=plain)
+    other = random_model(seed=7, **TINY)
+    fresh = accelerated(other)[0]
     return {
         "changes": off(run(MODEL, positive=hooked), run(MODEL, positive=plain)),
         "hooked": off(run(fast, positive=hooked), run(MODEL, positive=hooked)),
@@ -189,6 +191,8 @@ def hooks():
             run(fast, positive=hooked, negative=plain, cfg=2.0), run(MODEL, positive=hooked, negative=plain, cfg=2.0)
         ),
         "restored": torch.equal(run(fast, positive=plain), without),
+        "hooked first": off(run(fresh, positive=hooked), run(other, positive=hooked)),
+        "restored after that": off(run(fresh, positive=plain), run(other, positive=plain)),
     }
 
 

@@ -75,6 +75,8 @@ def test_hooks_change_the_picture_and_are_taken_back(results: dict) -> None:
     assert found["changes"] > 0.2
     assert found["hooked"] < CLOSE
     assert found["one of two"] < CLOSE
+    assert found["hooked first"] < CLOSE
+    assert found["restored after that"] < CLOSE
     assert found["restored"]
 
 
