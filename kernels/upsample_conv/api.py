@@ -24,8 +24,13 @@ def upsample_conv(x: Tensor, weight: Tensor) -> Tensor:
     if x.device.type != "cpu":
         return upsample_conv_reference(x, weight)
     learning = torch.is_grad_enabled() and weight.requires_grad
-    kernel = _four_pixels(weight) if learning else _of_four_pixels(weight)
-    return _InPlace.apply(F.conv2d(x, kernel, padding=1))
+    kernel = four_pixels(weight) if learning else _of_four_pixels(weight)
+    return in_place(F.conv2d(x, kernel, padding=1))
+
+
+def in_place(cells: Tensor) -> Tensor:
+    """Four pixels of each cell, [B, 4 O, H + 1, W + 1] as a 2 x 2 convolution with a margin of 1 gives them, to [B, O, 2 H, 2 W]."""
+    return _InPlace.apply(cells)
 
 
 class _InPlace(torch.autograd.Function):
@@ -59,16 +64,16 @@ class _InPlace(torch.autograd.Function):
 
 
 def _of_four_pixels(weight: Tensor) -> Tensor:
-    """What `_four_pixels` gives, kept as long as the weight lives unchanged."""
+    """What `four_pixels` gives, kept as long as the weight lives unchanged."""
     state = (0 if weight.is_inference() else weight._version, weight.data_ptr(), weight.dtype, weight.device)
     known = _known.get(weight)
     if known is None or known[0] != state:
         with torch.inference_mode(False):  # it may be asked for again where gradients flow
-            known = _known[weight] = state, _four_pixels(weight.detach())
+            known = _known[weight] = state, four_pixels(weight.detach())
     return known[1]
 
 
-def _four_pixels(weight: Tensor) -> Tensor:
+def four_pixels(weight: Tensor) -> Tensor:
     """[4 O, I, 2, 2] for the upper left, upper right, lower left and lower right pixel, in channels_last."""
     rows = _pairs(weight if weight.dtype == torch.float64 else weight.float(), 2)
     pixels = torch.cat([part for row in rows for part in _pairs(row, 3)])

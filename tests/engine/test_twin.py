@@ -11,6 +11,7 @@ from hotpath.engine import packed
 from hotpath.engine.accelerate import OnTwin, cast
 from hotpath.engine.twin import Twin, twin_of, unfit
 from torch import nn
+from torch.nn import functional as F
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -132,6 +133,35 @@ def test_only_plain_convolutions_are_arranged() -> None:
     assert not packed.pack(nn.Conv2d(3, 3, 3))
     assert not packed.pack(nn.Conv2d(3, 3, 1).bfloat16())
     assert not packed.pack(nn.Linear(3, 3).bfloat16())
+
+
+ODD = (2, 5, 21, 22)
+
+
+class Upsample(nn.Module):
+    """As ComfyUI's U-Net has it, but for what it does not need here."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 3, padding=1, bias=bias)
+
+    def forward(self, x, output_shape=None):
+        size = output_shape[2:] if output_shape is not None else [2 * side for side in x.shape[2:]]
+        return self.conv(F.interpolate(x, size=size, mode="nearest"))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [None, (2, 5, 22, 22), ODD], ids=["double", "double, asked for", "an odd side"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_an_upsampling_layer_computes_the_same_before_and_after_its_weights_change(bias, shape, dtype) -> None:
+    torch.manual_seed(0)
+    source, twin = Upsample(bias).requires_grad_(False), Twin(dtype)
+    for change in (lambda conv: None, lambda conv: setattr(conv, "weight", nn.Parameter(-conv.weight, requires_grad=False))):
+        change(source.conv)
+        copy, wanted = twin.follow(source), source(PICTURE, shape)
+        found = copy(cast(PICTURE, dtype), shape)
+        assert float((found.float() - wanted).norm() / wanted.norm()) < (0.02 if dtype == torch.bfloat16 else 1e-6)
+        assert bool(copy.forward.of) == (shape != ODD), "only an odd side is left to the layer's own convolution"
 
 
 def test_what_cannot_have_a_twin() -> None:
