@@ -13,7 +13,7 @@ from hotpath.tests.comfy.inside import Pack, start_comfyui
 tree, base, pack = map(Path, sys.argv[1:4])
 start_comfyui(tree, base)
 import torch, comfy.model_management as mm
-import comfy.model_base, comfy.model_patcher, comfy.sample, comfy.samplers, comfy.supported_models
+import comfy.model_base, comfy.model_patcher, comfy.sample, comfy.samplers, comfy.supported_models, comfy.utils
 from torch.utils._python_dispatch import TorchDispatchMode
 PACK = Pack(pack)
 call, case, part = PACK.call, PACK.case, PACK.part
@@ -189,7 +189,43 @@ def cancelled():
     call("ThroughputSweep", workloads="nin", sides="64", batches="1", devices="cpu", precisions="auto", seconds=0.1, samples=5, rerun=True)
 case("cancelled", cancelled)
 mm.interrupt_current_processing(False)
-case("kept", lambda: part("nodes.probe_host").report_files())
+host = part("nodes.probe_host")
+case("kept", host.report_files)
+
+def cut_short():
+    # Cancel comes while the first of two points is shown as done.
+    comfy.utils.set_progress_bar_global_hook(lambda *_, **__: mm.interrupt_current_processing(True))
+    inputs = dict(workloads="nin", sides="64, 128", batches="1", devices="cpu", precisions="auto", seconds=0.1, samples=5, rerun=True)
+    try:
+        call("ThroughputSweep", **inputs)
+    except mm.InterruptProcessingException:
+        report = host.saved_report("interrupted_sweep")
+        return [[(entry.facts["side_px"], entry.status) for entry in report.measurements], list(report.notes)]
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+        mm.interrupt_current_processing(False)
+case("cut short", cut_short)
+
+def read_only():
+    # Neither the reports nor the history can be written: a file lies where their folders would be.
+    blocked = base / "blocked"
+    blocked.write_text("in the way")
+    own = host.history_file, host.reports_folder
+    host.history_file, host.reports_folder = lambda: blocked / "history.jsonl", lambda: blocked / "reports"
+    try:
+        model, recording = fresh()
+        sample(model)
+        chart, text, after = call("ProbeReport", report=recording, name="x", theme="light", history=True, after="what was made")
+        try:
+            mm.interrupt_current_processing(True)
+            call("ThroughputSweep", workloads="nin", sides="64", batches="1", devices="cpu", precisions="auto", seconds=0.1, samples=5, rerun=True)
+        except BaseException as error:
+            ended = type(error).__name__
+        return [list(chart.shape), text, after, ended]
+    finally:
+        mm.interrupt_current_processing(False)
+        host.history_file, host.reports_folder = own
+case("read only", read_only)
 PACK.print_results()
 """
 
@@ -290,3 +326,19 @@ def test_a_model_in_the_sweep(results: dict[str, list]) -> None:
 def test_cancel_reaches_comfyui_and_keeps_what_was_measured(results: dict[str, list]) -> None:
     assert results["cancelled"][0] == "InterruptProcessingException"
     assert results["kept"][1] == ["interrupted_sweep"]
+
+
+def test_a_sweep_that_is_cut_short_keeps_the_points_before(results: dict[str, list]) -> None:
+    points, notes = good(results, "cut short")
+    assert points == [[64, "measured"]]
+    assert notes == ["Interrupted: the points after the last one were not measured."]
+
+
+def test_folders_that_cannot_be_written_are_said_and_the_report_is_shown(results: dict[str, list]) -> None:
+    chart, text, after, ended = good(results, "read only")
+    assert chart[2] == 800
+    assert after == "what was made"
+    assert "per min" in text
+    for words in ("Expected to read the history", "Expected to add to the history", "Expected to write"):
+        assert words in text, text
+    assert ended == "InterruptProcessingException", "and not that the part could not be kept"
