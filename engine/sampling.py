@@ -42,20 +42,8 @@ def timestep_of(sigma: float, table: Tensor) -> int:
     return int((table.log() - math.log(sigma)).abs().argmin())
 
 
-def sample_ddim(
-    model: Callable[..., Tensor],
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: dict | None = None,
-    callback: Callable[[dict], None] | None = None,
-    disable: bool | None = None,
-    *,
-    eta: float = 0.0,
-    noise_sampler: NoiseSampler | None = None,
-    table: Tensor | None = None,
-) -> Tensor:
+def _ddim(noise: NoiseSampler, eta: float, levels: Tensor) -> Step:
     """DDIM (arXiv 2010.02502, equation 12) for any prediction; eta 1 is the ancestral sampler."""
-    noise = noise_sampler or step_noise(x, (extra_args or {}).get("seed"))
 
     def step(x: Tensor, denoised: Tensor, sigma: float, following: float) -> Tensor:
         fresh = eta * following * math.sqrt(1 - (following / sigma) ** 2)
@@ -63,28 +51,11 @@ def sample_ddim(
         moved = denoised + (kept / sigma) * (x - denoised)
         return moved + fresh * noise(sigma, following) if fresh else moved
 
-    return _walk(model, x, sigmas, extra_args, callback, table, step)
+    return step
 
 
-def sample_euler(*args: object, **options: object) -> Tensor:
-    """Euler's method on sigma (arXiv 2206.00364). In these coordinates it is DDIM's step, its ancestral variant eta 1."""
-    return sample_ddim(*args, **options)
-
-
-def sample_lcm(
-    model: Callable[..., Tensor],
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: dict | None = None,
-    callback: Callable[[dict], None] | None = None,
-    disable: bool | None = None,
-    *,
-    eta: float = 0.0,
-    noise_sampler: NoiseSampler | None = None,
-    table: Tensor | None = None,
-) -> Tensor:
+def _lcm(noise: NoiseSampler, eta: float, levels: Tensor) -> Step:
     """Multistep consistency sampling (arXiv 2310.04378, algorithm 3): to the end, then up again by fresh noise; eta has no part."""
-    noise, levels = noise_sampler or step_noise(x, (extra_args or {}).get("seed")), _levels(table)
 
     def step(x: Tensor, denoised: Tensor, sigma: float, following: float) -> Tensor:
         scaled = 10 * timestep_of(sigma, levels)  # boundary condition of the paper, sigma_data 0.5
@@ -92,26 +63,14 @@ def sample_lcm(
         ended = out * denoised + (skip / math.sqrt(1 + sigma**2)) * x
         return ended + following * noise(sigma, following) if following else ended
 
-    return _walk(model, x, sigmas, extra_args, callback, table, step)
+    return step
 
 
-def sample_tcd(
-    model: Callable[..., Tensor],
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: dict | None = None,
-    callback: Callable[[dict], None] | None = None,
-    disable: bool | None = None,
-    *,
-    eta: float = 0.3,
-    noise_sampler: NoiseSampler | None = None,
-    table: Tensor | None = None,
-) -> Tensor:
+def _tcd(noise: NoiseSampler, eta: float, levels: Tensor) -> Step:
     """Strategic stochastic sampling of TCD (arXiv 2402.19159, algorithm 4); eta is its gamma: down to floor((1 - eta) * next
     timestep), then up to the next level by fresh noise."""
     if not 0 <= eta <= 1:
         raise InvalidInput(f"Expected eta between 0 and 1, got {eta:g}.")
-    noise, levels = noise_sampler or step_noise(x, (extra_args or {}).get("seed")), _levels(table)
 
     def step(x: Tensor, denoised: Tensor, sigma: float, following: float) -> Tensor:
         if not following:
@@ -123,7 +82,37 @@ def sample_tcd(
         fresh = math.sqrt(following**2 - reached**2)
         return moved + fresh * noise(sigma, following) if fresh else moved
 
-    return _walk(model, x, sigmas, extra_args, callback, table, step)
+    return step
+
+
+def _solver(step_of: Callable[[NoiseSampler, float, Tensor], Step], own_eta: float) -> Callable[..., Tensor]:
+    """A solver in k-diffusion's signature of what gives its step: (fresh noise, eta, noise levels) -> step."""
+
+    def sample(
+        model: Callable[..., Tensor],
+        x: Tensor,
+        sigmas: Tensor,
+        extra_args: dict | None = None,
+        callback: Callable[[dict], None] | None = None,
+        disable: bool | None = None,
+        *,
+        eta: float = own_eta,
+        noise_sampler: NoiseSampler | None = None,
+        table: Tensor | None = None,
+    ) -> Tensor:
+        noise = noise_sampler or step_noise(x, (extra_args or {}).get("seed"))
+        return _walk(model, x, sigmas, extra_args, callback, table, step_of(noise, eta, _levels(table)))
+
+    sample.__doc__ = step_of.__doc__
+    return sample
+
+
+sample_ddim, sample_lcm, sample_tcd = _solver(_ddim, 0.0), _solver(_lcm, 0.0), _solver(_tcd, 0.3)
+
+
+def sample_euler(*args: object, **options: object) -> Tensor:
+    """Euler's method on sigma (arXiv 2206.00364). In these coordinates it is DDIM's step, its ancestral variant eta 1."""
+    return sample_ddim(*args, **options)
 
 
 SAMPLERS = {"ddim": sample_ddim, "euler": sample_euler, "lcm": sample_lcm, "tcd": sample_tcd}

@@ -18,7 +18,7 @@ from .host import log
 from .probe_wrappers import probed
 
 CATEGORY = "hotpath/probe"
-ANYTHING = "Any wire; it is handed on as it came."
+EARLIER_CUT = "The run before this one never came from Probe Start to Probe Stop (interrupted, or an error); it is not counted."
 # Kept per node while ComfyUI runs, since a span begins in one node and ends in another, and its samples come one a queue.
 _STARTED: OrderedDict[str, "Started"] = OrderedDict()
 _SPANS: OrderedDict[tuple, Spans] = OrderedDict()
@@ -28,10 +28,11 @@ KEPT = 64
 
 @dataclass(frozen=True)
 class Started:
-    """A Probe Start that has run: in which prompt, and what it watches since."""
+    """A Probe Start that has run: in which prompt, what it watches since, and whether its run before was left without an end."""
 
     prompt_id: str
     span: Span
+    earlier_cut: bool
 
 
 def _keep(registry: OrderedDict, key: Any, value: Any) -> Any:
@@ -46,6 +47,14 @@ def _rerun() -> io.Boolean.Input:
     return io.Boolean.Input(
         "rerun", default=True, tooltip="On: what comes after runs again in every queue. Off: ComfyUI may answer it from its cache, and the report says so."
     )  # fmt: skip
+
+
+def _anything() -> io.AnyType.Input:
+    return io.AnyType.Input("anything", tooltip="Any wire; it is handed on as it came.")
+
+
+def _passed() -> io.AnyType.Output:
+    return io.AnyType.Output("passed", display_name="anything", tooltip="What came in.")
 
 
 class ProbeModel(io.ComfyNode):
@@ -131,11 +140,11 @@ class ProbeStart(io.ComfyNode):
             description="Begins a measured stretch of the graph. What depends on this wire, up to Probe Stop, is measured.",
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
             inputs=[
-                io.AnyType.Input("anything", tooltip=ANYTHING),
+                _anything(),
                 io.String.Input("name", default="span", tooltip="Name of the stretch; the Probe Stop of the same name ends it."),
                 _rerun(),
             ],
-            outputs=[io.AnyType.Output("passed", display_name="anything", tooltip="What came in.")],
+            outputs=[_passed()],
         )
 
     @classmethod
@@ -152,7 +161,8 @@ class ProbeStart(io.ComfyNode):
                 span.nodes[other] = (begin, end)
 
         host.Events(f"hotpath span {number}", span.clock, done, span.cached.add).listen()
-        _keep(_STARTED, number, Started(host.prompt_id(), span))
+        earlier = _STARTED.get(number)
+        _keep(_STARTED, number, Started(host.prompt_id(), span, earlier is not None and not earlier.span.stopped))
         span.titles = {other: host.title(prompt, other) for other in prompt}
         span.start()
         return io.NodeOutput(anything)
@@ -170,11 +180,11 @@ class ProbeStop(io.ComfyNode):
             description="Ends a stretch begun by Probe Start and reports its speed; each queue adds a sample.",
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
             inputs=[
-                io.AnyType.Input("anything", tooltip=ANYTHING),
+                _anything(),
                 io.String.Input("name", default="span", tooltip="The name given in Probe Start."),
             ],
             outputs=[
-                io.AnyType.Output("passed", display_name="anything", tooltip="What came in."),
+                _passed(),
                 wires.REPORT.Output("report", display_name="report", tooltip="Time of the stretch and of each node in it."),
             ],
         )
@@ -190,10 +200,11 @@ class ProbeStop(io.ComfyNode):
         started = _STARTED.get(start) if start else None
         if started is None or started.prompt_id != host.prompt_id():
             if start and not notes:
-                notes = [f"Cached: ComfyUI answered {host.title(prompt, start)} and what follows from its cache, so nothing ran between Start and Stop; turn 'rerun' on in Probe Start to measure."]  # fmt: skip
+                notes = [f"Cached: ComfyUI answered {host.title(prompt, start)} from its cache, so this run has no beginning to measure from; turn 'rerun' on in Probe Start to measure."]  # fmt: skip
             report = Report("span", f"{name}: cached" if started else f"{name}: not measured", (), notes=tuple(notes))
         else:
             started.span.stop()
+            notes += [EARLIER_CUT] if started.earlier_cut else []
             inside = host.between(prompt, start, number)
             key = (number, name, host.settings(prompt, start, number))
             spans = _SPANS.get(key) or _keep(_SPANS, key, Spans(name, started.span.clock.device))

@@ -26,6 +26,10 @@ MARKERS = (
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--accept-contract", action="store_true", help="let tests/contract.json say what the nodes are now")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Registers the markers, and lets `python -m hotpath...` in a subprocess find this clone as well."""
     from hotpath.tools.environment import write_alias

@@ -5,16 +5,15 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
-import json
 import os
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+from hotpath.tests import contract
 from hotpath.tests.testing import ROOT
 
 ROOMS = ("nodes", "training", "engine", "kernels")  # imports run from left to right
@@ -271,7 +270,7 @@ def test_nodes_keep_no_state(path: Path) -> None:
         assert not (stored and isinstance(node.value, ast.Name) and node.value.id == "cls"), node.lineno
 
 
-# ---- node ids, help pages, translations, examples
+# ---- node ids and help pages
 
 
 def keywords(name: str) -> list[ast.expr]:
@@ -286,7 +285,6 @@ def keywords(name: str) -> list[ast.expr]:
 
 
 IDS = [value.value for value in keywords("node_id") if isinstance(value, ast.Constant)]
-EXAMPLES = sorted((ROOT / "examples").glob("*.json"))
 
 
 def test_node_ids_are_literal_ours_and_unique() -> None:
@@ -305,27 +303,8 @@ def test_no_help_page_is_left_over() -> None:
     assert {path.stem for path in (ROOT / "web" / "docs").glob("*.md")} == set(IDS)
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("locales/*/*.json")), ids=lambda path: "/".join(path.parts[-2:]))
-def test_translations_name_nodes_that_exist(path: Path) -> None:
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if path.name == "nodeDefs.json":
-        assert set(found) == set(IDS)
-
-
-@pytest.mark.parametrize("path", EXAMPLES, ids=[path.stem for path in EXAMPLES])
-def test_examples_are_workflows_of_known_nodes(path: Path) -> None:
-    workflow = json.loads(path.read_text(encoding="utf-8"))
-    assert str(uuid.UUID(workflow["id"])) == workflow["id"], "the editor refuses any other id"
-    kinds = {node["id"]: node["type"] for node in workflow["nodes"]}
-    assert {kind for kind in kinds.values() if kind.lower().startswith("hotpath")} <= set(IDS)
-    assert set(kinds.values()) & set(IDS)
-    for _, source, _, target, _, _ in workflow["links"]:
-        assert {source, target} <= set(kinds)
-
-
-def test_every_node_is_in_an_example() -> None:
-    shown = {node["type"] for path in EXAMPLES for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]}
-    assert set(IDS) <= shown
+def test_the_contract_is_of_our_nodes() -> None:
+    assert set(contract.kept()) == set(IDS)
 
 
 def test_the_weights_are_readable_as_ours() -> None:

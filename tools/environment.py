@@ -19,6 +19,8 @@ UNLISTED = ("requests",)  # ComfyUI 0.3.75 imports it and leaves it to other pac
 TEST_EXTRAS = (
     "pytest",
     "ruff",
+    "comfy-test==0.4.15",
+    "comfy-import-guard==1.3.0",
     "peft",
     "diffusers",
     "onnxruntime",

@@ -65,10 +65,14 @@ def _set_aside(path: Path, good: Sequence[str], lost: int) -> str:
     aside = next(
         name for number in range(1, 10**6) if not (name := path.with_name(f"{path.stem}.damaged-{number}{path.suffix}")).exists()
     )
+    mended = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
+        mended.write_text("".join(line + "\n" for line in good), encoding="utf-8")
         os.replace(path, aside)
-        path.write_text("".join(line + "\n" for line in good), encoding="utf-8")
+        os.replace(mended, path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            mended.unlink(missing_ok=True)
         return f"{lost} lines of the history {path} are damaged and were left out; the file could not be mended ({error})."
     return f"{lost} lines of the history are damaged and were left out; the whole file is kept as {aside}."
 

@@ -29,6 +29,7 @@ class Span:
         self._watch, self._energy = Watch(device), Energy(device)
         self.memory: dict[str, float] = {}
         self.energy: dict[str, float | str] = {}
+        self.stopped = False
 
     def start(self) -> None:
         self.began_s = time.perf_counter()
@@ -36,6 +37,7 @@ class Span:
 
     def stop(self) -> None:
         self.end = self.clock.mark()
+        self.stopped = True
         self.clock.wait()
         self.memory, self.energy = self._watch.report(), self._energy.report()
 

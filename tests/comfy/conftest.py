@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hotpath.tests.comfy.outside import comfyui
 from hotpath.tests.mirror import Mirror, serving
 from hotpath.tools.client import Client
 from hotpath.tools.comfyui import ComfyUI, python_of
@@ -31,11 +31,9 @@ def mirror() -> Iterator[Mirror]:
 @pytest.fixture(scope="session")
 def server(mirror: Mirror) -> Iterator[Client]:
     """A client to a headless ComfyUI with only this pack in it: object_info, queue, upload, image, log."""
-    tree = os.environ.get("HOTPATH_COMFYUI")
-    if not tree:
-        pytest.skip("needs a ComfyUI: run `python tools/dev.py test`, or set HOTPATH_COMFYUI to a ComfyUI folder")
+    tree = comfyui()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_ENDPOINT", mirror.address)
         patch.setenv("NO_PROXY", "127.0.0.1")
-        with running(ComfyUI(Path(tree), python_of(Path(tree)))) as client:
+        with running(ComfyUI(tree, python_of(tree))) as client:
             yield client

@@ -1,7 +1,12 @@
 """ComfyUI in this process, and an SD1.5 of random weights for it: speed and plumbing do not depend on what the weights are."""
 
+import asyncio
+import importlib.util
+import json
 import math
 import sys
+import types
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -44,6 +49,46 @@ def start_comfyui(tree: Path, base: Path) -> None:
     import comfy.cli_args  # reads the arguments, once
 
     sys.argv = before
+
+
+class Pack:
+    """The pack as ComfyUI loads it, under its path for a name, and what became of the cases that ran in it."""
+
+    def __init__(self, folder: Path) -> None:
+        sys.modules.setdefault("server", types.SimpleNamespace(PromptServer=None))  # no web server here
+        self.name = str(folder).replace(".", "_x_")
+        spec = importlib.util.spec_from_file_location(self.name, folder / "__init__.py", submodule_search_locations=[str(folder)])
+        sys.modules[self.name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+
+        async def nodes() -> list:
+            return await (await module.comfy_entrypoint()).get_node_list()
+
+        self.nodes = {node.define_schema().node_id: node for node in asyncio.run(nodes())}
+        self.results: dict[str, list] = {}
+
+    def part(self, path: str) -> types.ModuleType:
+        """A module of the pack that has been imported, such as "nodes.host"."""
+        return sys.modules[f"{self.name}.{path}"]
+
+    def call(self, node: str, method: str = "execute", **inputs: object) -> object:
+        """What a node's method gives, its class locked as ComfyUI locks it; of `execute` the tuple of outputs."""
+        from comfy_api.internal import make_locked_method_func
+
+        kind = self.nodes[f"Hotpath_{node}"]
+        with torch.inference_mode():
+            result = make_locked_method_func(kind, method, kind.PREPARE_CLASS_CLONE(None))(**inputs)
+        return result.args if hasattr(result, "args") else result
+
+    def case(self, label: str, function: Callable[[], object]) -> None:
+        """Run a case and remember [None, what it gives] or [name of the error, its words]."""
+        try:
+            self.results[label] = [None, function()]
+        except BaseException as error:
+            self.results[label] = [type(error).__name__, str(error)]
+
+    def print_results(self) -> None:
+        sys.stdout.write("RESULTS" + json.dumps(self.results, default=str))
 
 
 def accelerated(model, vae=None, precision: str = "auto") -> tuple:

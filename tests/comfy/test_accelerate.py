@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-from pathlib import Path
-
 import pytest
-from hotpath.tools.comfyui import python_of
+from hotpath.tests.comfy.outside import run_inside
 
 CLOSE = 0.1  # distance of latents in bfloat16 from those in float32: 0.05 on so small a network; patches change far more
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    tree = os.environ.get("HOTPATH_COMFYUI")
-    if not tree:
-        pytest.skip("needs a ComfyUI: run `python tools/dev.py test`, or set HOTPATH_COMFYUI to a ComfyUI folder")
-    folder = tmp_path_factory.mktemp("comfy")
-    for name in ("custom_nodes", "input", "output"):
-        (folder / name).mkdir()
-    command = [str(python_of(Path(tree))), "-m", "hotpath.tests.comfy.accelerate_cases", tree, str(folder)]
-    ran = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False, timeout=300)
-    assert "RESULTS" in ran.stdout, ran.stderr[-3000:]
-    return json.loads(ran.stdout.rpartition("RESULTS")[2]) | {"log": ran.stderr}
+    results, log = run_inside("accelerate_cases", tmp_path_factory.mktemp("comfy"))
+    return results | {"log": log}
 
 
 def good(results: dict, name: str) -> dict:

@@ -2,47 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-from pathlib import Path
-
 import pytest
 from hotpath.engine.e2gan.checkpoint import load_base, save_concept
+from hotpath.tests.comfy.outside import good, run_inside
 from hotpath.tests.testing import ROOT, tiny_concept, write_base
-from hotpath.tools.comfyui import python_of
 
-# Loads the pack as ComfyUI does, under a path for a name, then runs cases and prints what became of each.
 PROGRAM = r"""
-import asyncio, gc, importlib.util, json, sys, weakref
-tree, base, pack = sys.argv[1:4]
-sys.argv[1:] = ["--cpu", "--base-directory", base]
-sys.path.insert(0, tree)
-import comfy.options
-comfy.options.enable_args_parsing()
+import gc, sys, weakref
+from pathlib import Path
+from hotpath.tests.comfy.inside import Pack, start_comfyui
+tree, base, pack = map(Path, sys.argv[1:4])
+start_comfyui(tree, base)
 import torch, comfy.model_management as mm
-from comfy_api.internal import make_locked_method_func
-name = pack.replace(".", "_x_")
-spec = importlib.util.spec_from_file_location(name, pack + "/__init__.py", submodule_search_locations=[pack])
-sys.modules[name] = module = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
-async def nodes():
-    return await (await module.comfy_entrypoint()).get_node_list()
-NODES = {node.define_schema().node_id: node for node in asyncio.run(nodes())}
-host = sys.modules[name + ".nodes.host"]
-results = {}
+PACK = Pack(pack)
+case, host = PACK.case, PACK.part("nodes.host")
 
 def call(node, method="execute", **inputs):
-    node = NODES["Hotpath_" + node]
-    with torch.inference_mode():
-        result = make_locked_method_func(node, method, node.PREPARE_CLASS_CLONE(None))(**inputs)
-    return result.args[0] if hasattr(result, "args") else result
-
-def case(label, function):
-    try:
-        results[label] = [None, function()]
-    except BaseException as error:
-        results[label] = [type(error).__name__, str(error)]
+    result = PACK.call(node, method, **inputs)
+    return result[0] if isinstance(result, tuple) else result
 
 load = lambda: call("LoadE2GAN", base="tiny.safetensors")
 styled = lambda strength=1.0: call("E2GANConcept", e2gan=load(), concept="ink.safetensors", strength=strength)
@@ -105,7 +82,7 @@ case("fingerprint", states)
 
 def collected():
     # Another file under the same name takes the place of the one that was run.
-    Base = sys.modules[name + ".engine.e2gan.checkpoint"]
+    Base = PACK.part("engine.e2gan.checkpoint")
     seen = weakref.ref(load().base)
     Base._load_base.cache_clear()
     Base._load_concept.cache_clear()
@@ -114,30 +91,16 @@ def collected():
     gc.collect()
     return seen() is None
 case("a base that was let go", collected)
-print("RESULTS" + json.dumps(results))
+PACK.print_results()
 """
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list]:
-    tree = os.environ.get("HOTPATH_COMFYUI")
-    if not tree:
-        pytest.skip("needs a ComfyUI: run `python tools/dev.py test`, or set HOTPATH_COMFYUI to a ComfyUI folder")
     folder = tmp_path_factory.mktemp("comfy")
-    for name in ("custom_nodes", "input", "output"):
-        (folder / name).mkdir()
     base = load_base(write_base(folder / "models" / "e2gan" / "tiny.safetensors"))
     save_concept(folder / "models" / "e2gan" / "concepts" / "ink.safetensors", tiny_concept(base, 1, name="ink"))
-    command = [str(python_of(Path(tree))), "-c", PROGRAM, tree, str(folder), str(ROOT)]
-    ran = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False, timeout=300)
-    assert "RESULTS" in ran.stdout, ran.stderr[-3000:]
-    return json.loads(ran.stdout.rpartition("RESULTS")[2])
-
-
-def good(results: dict[str, list], label: str) -> object:
-    error, value = results[label]
-    assert error is None, f"{error}: {value}"
-    return value
+    return run_inside(PROGRAM, folder, ROOT)[0]
 
 
 @pytest.mark.parametrize("label", ["good", "bright", "half"])

@@ -2,49 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-from pathlib import Path
-
 import pytest
+from hotpath.tests.comfy.outside import good, run_inside
 from hotpath.tests.testing import ROOT
-from hotpath.tools.comfyui import python_of
 
 PROGRAM = r"""
-import asyncio, importlib.util, json, sys, time, types
-tree, base, pack = sys.argv[1:4]
-sys.argv[1:] = ["--cpu", "--base-directory", base]
-sys.path.insert(0, tree)
-sys.modules["server"] = types.SimpleNamespace(PromptServer=None)
-import comfy.options
-comfy.options.enable_args_parsing()
+import sys, time
+from pathlib import Path
+from hotpath.tests.comfy.inside import Pack, start_comfyui
+tree, base, pack = map(Path, sys.argv[1:4])
+start_comfyui(tree, base)
 import torch, comfy.model_management as mm
-import comfy.model_base, comfy.model_patcher, comfy.sample, comfy.samplers, comfy.supported_models
+import comfy.model_base, comfy.model_patcher, comfy.sample, comfy.samplers, comfy.supported_models, comfy.utils
 from torch.utils._python_dispatch import TorchDispatchMode
-from comfy_api.internal import make_locked_method_func
-name = pack.replace(".", "_x_")
-spec = importlib.util.spec_from_file_location(name, pack + "/__init__.py", submodule_search_locations=[pack])
-sys.modules[name] = module = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
-async def nodes():
-    return await (await module.comfy_entrypoint()).get_node_list()
-NODES = {node.define_schema().node_id: node for node in asyncio.run(nodes())}
-part = lambda path: sys.modules[name + "." + path]
+PACK = Pack(pack)
+call, case, part = PACK.call, PACK.case, PACK.part
 clock, table, probe = part("engine.probe.clock"), part("engine.probe.table"), part("nodes.probe")
-results = {}
-
-def call(node, method="execute", **inputs):
-    node = NODES["Hotpath_" + node]
-    with torch.inference_mode():
-        result = make_locked_method_func(node, method, node.PREPARE_CLASS_CLONE(None))(**inputs)
-    return result.args if hasattr(result, "args") else result
-
-def case(label, function):
-    try:
-        results[label] = [None, function()]
-    except BaseException as error:
-        results[label] = [type(error).__name__, str(error)]
 
 def tiny():
     config = comfy.supported_models.SD15({
@@ -216,29 +189,50 @@ def cancelled():
     call("ThroughputSweep", workloads="nin", sides="64", batches="1", devices="cpu", precisions="auto", seconds=0.1, samples=5, rerun=True)
 case("cancelled", cancelled)
 mm.interrupt_current_processing(False)
-results["kept"] = [None, part("nodes.probe_host").report_files()]
-print("RESULTS" + json.dumps(results))
+host = part("nodes.probe_host")
+case("kept", host.report_files)
+
+def cut_short():
+    # Cancel comes while the first of two points is shown as done.
+    comfy.utils.set_progress_bar_global_hook(lambda *_, **__: mm.interrupt_current_processing(True))
+    inputs = dict(workloads="nin", sides="64, 128", batches="1", devices="cpu", precisions="auto", seconds=0.1, samples=5, rerun=True)
+    try:
+        call("ThroughputSweep", **inputs)
+    except mm.InterruptProcessingException:
+        report = host.saved_report("interrupted_sweep")
+        return [[(entry.facts["side_px"], entry.status) for entry in report.measurements], list(report.notes)]
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+        mm.interrupt_current_processing(False)
+case("cut short", cut_short)
+
+def read_only():
+    # Neither the reports nor the history can be written: a file lies where their folders would be.
+    blocked = base / "blocked"
+    blocked.write_text("in the way")
+    own = host.history_file, host.reports_folder
+    host.history_file, host.reports_folder = lambda: blocked / "history.jsonl", lambda: blocked / "reports"
+    try:
+        model, recording = fresh()
+        sample(model)
+        chart, text, after = call("ProbeReport", report=recording, name="x", theme="light", history=True, after="what was made")
+        try:
+            mm.interrupt_current_processing(True)
+            call("ThroughputSweep", workloads="nin", sides="64", batches="1", devices="cpu", precisions="auto", seconds=0.1, samples=5, rerun=True)
+        except BaseException as error:
+            ended = type(error).__name__
+        return [list(chart.shape), text, after, ended]
+    finally:
+        mm.interrupt_current_processing(False)
+        host.history_file, host.reports_folder = own
+case("read only", read_only)
+PACK.print_results()
 """
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list]:
-    tree = os.environ.get("HOTPATH_COMFYUI")
-    if not tree:
-        pytest.skip("needs a ComfyUI: run `python tools/dev.py test`, or set HOTPATH_COMFYUI to a ComfyUI folder")
-    folder = tmp_path_factory.mktemp("comfy")
-    for name in ("custom_nodes", "input", "output", "user"):
-        (folder / name).mkdir()
-    command = [str(python_of(Path(tree))), "-c", PROGRAM, tree, str(folder), str(ROOT)]
-    ran = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False, timeout=300)
-    assert "RESULTS" in ran.stdout, ran.stderr[-3000:]
-    return json.loads(ran.stdout.rpartition("RESULTS")[2])
-
-
-def good(results: dict[str, list], label: str) -> list:
-    error, value = results[label]
-    assert error is None, f"{error}: {value}"
-    return value
+    return run_inside(PROGRAM, tmp_path_factory.mktemp("comfy"), ROOT)[0]
 
 
 def test_the_picture_is_the_same_and_nothing_stays_behind(results: dict[str, list]) -> None:
@@ -332,3 +326,19 @@ def test_a_model_in_the_sweep(results: dict[str, list]) -> None:
 def test_cancel_reaches_comfyui_and_keeps_what_was_measured(results: dict[str, list]) -> None:
     assert results["cancelled"][0] == "InterruptProcessingException"
     assert results["kept"][1] == ["interrupted_sweep"]
+
+
+def test_a_sweep_that_is_cut_short_keeps_the_points_before(results: dict[str, list]) -> None:
+    points, notes = good(results, "cut short")
+    assert points == [[64, "measured"]]
+    assert notes == ["Interrupted: the points after the last one were not measured."]
+
+
+def test_folders_that_cannot_be_written_are_said_and_the_report_is_shown(results: dict[str, list]) -> None:
+    chart, text, after, ended = good(results, "read only")
+    assert chart[2] == 800
+    assert after == "what was made"
+    assert "per min" in text
+    for words in ("Expected to read the history", "Expected to add to the history", "Expected to write"):
+        assert words in text, text
+    assert ended == "InterruptProcessingException", "and not that the part could not be kept"

@@ -126,6 +126,39 @@ def test_two_starts(server: Client, root: Path) -> None:
     assert "ImageInvert #invert" in shown
 
 
+def test_a_stretch_that_was_cut_is_said_and_not_counted(server: Client, root: Path) -> None:
+    """Between Start and Stop a node fails, as it would be interrupted; then the graph is mended and queued again."""
+    for rerun in (True, False):
+        graph = span(f"cut {rerun}", rerun=rerun)
+        broken = json.loads(json.dumps(graph))
+        broken["masks"] = node("ImageToMask", image=["three", 0], channel="red")
+        broken["three"] = node("EmptyImage", width=8, height=8, batch_size=3, color=0)
+        broken["apply"]["inputs"]["mask"] = ["masks", 0]
+        assert "got 3" in server.queue(broken).error
+        shown = text(server.queue(graph))
+        if rerun:
+            assert "never came from Probe Start to Probe Stop" in shown
+            assert "One run so far" in shown
+            assert "never came" not in text(server.queue(graph))
+        else:
+            assert "Cached: ComfyUI answered Hotpath_ProbeStart #start" in shown
+            assert "no beginning to measure from" in shown
+            assert "per min" not in shown
+
+
+def test_a_sweep_on_no_device_that_is_here_is_a_report(server: Client, root: Path) -> None:
+    shown = text(server.queue(swept(devices="cuda:7, xpu:3")))
+    assert shown.count("Expected a device that this machine has") == 2
+    assert "got 'xpu:3'" in shown
+
+
+@pytest.mark.parametrize(("name", "value"), [("samples", 0), ("seconds", 0.0)])
+def test_zero_iterations_are_refused(server: Client, root: Path, name: str, value: float) -> None:
+    error = server.queue(swept(**{name: value})).error
+    assert name in error
+    assert "min" in error
+
+
 def test_a_sweep_marks_what_it_cannot_measure_and_goes_on(server: Client, root: Path) -> None:
     run = server.queue(swept(workloads="attention, nin, e2gan", sides="16, 64", devices="cuda:7, auto"))
     shown = text(run)

@@ -3,47 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
 from hotpath.engine.recognition import by_name
 from hotpath.engine.students import STUDENTS
 from hotpath.engine.weights import manifest
+from hotpath.tests.comfy.outside import good, run_inside, sentence
 from hotpath.tests.testing import ROOT
 from hotpath.tools.client import Client
-from hotpath.tools.comfyui import python_of
 from hotpath.tools.graph import ui_to_api
 from PIL import Image
-
-PROGRAM = (Path(__file__).parent / "sampler_program.py").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list]:
-    tree = os.environ.get("HOTPATH_COMFYUI")
-    if not tree:
-        pytest.skip("needs a ComfyUI: run `python tools/dev.py test`, or set HOTPATH_COMFYUI to a ComfyUI folder")
     folder = tmp_path_factory.mktemp("comfy")
-    for name in ("custom_nodes", "input", "output", "models/loras", "models/diffusion_models"):
-        (folder / name).mkdir(parents=True)
-    command = [str(python_of(Path(tree))), "-c", PROGRAM, tree, str(folder), str(ROOT)]
-    ran = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False, timeout=300)
-    assert "RESULTS" in ran.stdout, ran.stderr[-5000:]
-    return json.loads(ran.stdout.rpartition("RESULTS")[2])
-
-
-def good(results: dict[str, list], label: str) -> object:
-    error, value = results[label]
-    assert error is None, f"{error}: {value}"
-    return value
-
-
-def sentence(results: dict[str, list], label: str, kind: str = "InvalidInput") -> str:
-    error, words = results[label]
-    assert error == kind, (error, words)
-    return words
+    for name in ("loras", "diffusion_models"):
+        (folder / "models" / name).mkdir(parents=True)
+    return run_inside("sampler_program", folder, ROOT)[0]
 
 
 # ---- against diffusers

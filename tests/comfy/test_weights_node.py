@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
 from hotpath.engine.weights import manifest
+from hotpath.tests.comfy.outside import run_inside
 from hotpath.tests.comfy.test_nodes import alive
 from hotpath.tests.mirror import HUGGING_FACE, Mirror, serving
 from hotpath.tests.testing import ROOT
 from hotpath.tools.client import Client, Run
-from hotpath.tools.comfyui import python_of
 
 DECODER = manifest.entry("taesd-decoder")
 
@@ -132,41 +130,29 @@ def test_downloads_that_cannot_be(server: Client, mirror: Mirror, weights: str, 
 
 # A download whose bytes are right needs a list of weights of the test's own, so the node runs inside ComfyUI.
 PROGRAM = r"""
-import asyncio, importlib.util, json, sys
+import sys
 from pathlib import Path
-tree, base, pack, listed = sys.argv[1:5]
-sys.argv[1:] = ["--cpu", "--base-directory", base]
-sys.path.insert(0, tree)
-import utils.install_util  # before another module called utils is found
-import comfy.options
-comfy.options.enable_args_parsing()
-from comfy_api.internal import make_locked_method_func
+from hotpath.tests.comfy.inside import Pack, start_comfyui
+tree, base, pack, listed = map(Path, sys.argv[1:5])
+start_comfyui(tree, base)
 import comfy.utils
-name = pack.replace(".", "_x_")
-spec = importlib.util.spec_from_file_location(name, pack + "/__init__.py", submodule_search_locations=[pack])
-sys.modules[name] = module = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
-async def nodes():
-    return await (await module.comfy_entrypoint()).get_node_list()
-(node,) = [node for node in asyncio.run(nodes()) if node.define_schema().node_id == "Hotpath_Weights"]
-sys.modules[name + ".engine.weights.manifest"].MANIFEST = Path(listed)
+PACK = Pack(pack)
+PACK.part("engine.weights.manifest").MANIFEST = listed
 shares = []
 comfy.utils.PROGRESS_BAR_HOOK = lambda value, total, preview, **rest: shares.append((value, total))
 def call(weights, download):
-    return make_locked_method_func(node, "execute", node.PREPARE_CLASS_CLONE(None))(weights=weights, download=download).args
-results = [[call(name, False), call(name, True), call(name, True)] for name in ("sure", "likely")]
-loras = Path(base) / "models" / "loras"
+    return PACK.call("Weights", weights=weights, download=download)
+runs = [[call(name, False), call(name, True), call(name, True)] for name in ("sure", "likely")]
+loras = base / "models" / "loras"
 (loras / "mine").mkdir()
 (loras / "sure.safetensors").rename(loras / "mine" / "renamed.safetensors")
-results.append([call("sure", True), call("all", False)])
-print("RESULTS" + json.dumps([results, shares]))
+runs.append([call("sure", True), call("all", False)])
+PACK.results = {"runs": runs, "shares": shares}
+PACK.print_results()
 """
 
 
 def test_downloads_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tree = os.environ.get("HOTPATH_COMFYUI")
-    if not tree:
-        pytest.skip("needs a ComfyUI: run `python tools/dev.py test`, or set HOTPATH_COMFYUI to a ComfyUI folder")
     rows, bodies = [], {}
     for name, seen in (("sure", "owner's page"), ("likely", "2 re-uploads")):
         place, body = f"/owner/repository/resolve/main/{name}", name.encode() * 100_000
@@ -179,11 +165,9 @@ def test_downloads_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         mirror.files, mirror.behaviours = bodies, ["truncate 300000", "honest"]
         monkeypatch.setenv("HF_ENDPOINT", mirror.address)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        command = [str(python_of(Path(tree))), "-c", PROGRAM, tree, str(tmp_path), str(ROOT), str(tmp_path / "list.json")]
-        ran = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False, timeout=200)
-        assert "RESULTS" in ran.stdout, ran.stderr[-3000:]
+        results, _ = run_inside(PROGRAM, tmp_path, ROOT, tmp_path / "list.json", timeout=200)
         assert mirror.ranges == [None, "bytes=300000-", None], "what is here is not asked for"
-    (sure, likely, (renamed, everything)), shares = json.loads(ran.stdout.rpartition("RESULTS")[2])
+    (sure, likely, (renamed, everything)), shares = results["runs"], results["shares"]
     for name, trust, (before, after, again) in (
         ("sure", "its SHA-256 is the known one", sure),
         ("likely", "proves nothing about the owner's file", likely),

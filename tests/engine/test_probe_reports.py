@@ -212,6 +212,34 @@ def test_a_damaged_history_is_kept_aside(tmp_path: Path) -> None:
         assert history.read(path)[1] == ""
 
 
+def test_a_damaged_history_that_cannot_be_set_aside_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "history.jsonl"
+    history.append(path, report(measurement((1.0, 2.0))))
+    whole = path.read_text() + "half a li"
+    path.write_text(whole)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("the folder is read-only")
+
+    for target, name in ((Path, "write_text"), (os, "replace")):
+        with monkeypatch.context() as patch:
+            patch.setattr(target, name, refuse)
+            past, said = history.read(path)
+        assert len(past) == 1, "the good lines count"
+        assert "1 lines of the history" in said
+        assert "could not be mended (the folder is read-only)" in said
+        assert path.read_text() == whole
+        assert os.listdir(tmp_path) == ["history.jsonl"]
+
+
+def test_a_history_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    past, said = history.read(tmp_path)
+    assert past == []
+    assert "make it readable" in said
+    (tmp_path / "file").write_text("in the way")
+    assert "make it readable" in history.read(tmp_path / "file" / "history.jsonl")[1]
+
+
 # ---- views
 
 
