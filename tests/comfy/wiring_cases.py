@@ -154,37 +154,30 @@ def hooks():
     }
 
 
-def call(model, context: torch.Tensor, control: Callable = lambda: None, **options) -> torch.Tensor:
-    """The network through everything that is wrapped around it, told the same names of prompts each time."""
+def calls(model, contexts: dict[str, torch.Tensor], control: Callable = lambda: None) -> dict[str, torch.Tensor]:
+    """The network through everything that is wrapped around it, once for each context, with one and the same label of prompts."""
     mm.load_models_gpu([model])
-    random = torch.Generator().manual_seed(8)
-    x, t = torch.randn(len(context), 4, 16, 16, generator=random), torch.tensor([9.0]).repeat(len(context))
-    options = {**model.model_options["transformer_options"], "wrappers": model.wrappers, "uuids": ["a"], **options}
-    return model.model.apply_model(x, t, c_crossattn=context, control=control(), transformer_options=options)
+    found = {}
+    for name, context in contexts.items():
+        random = torch.Generator().manual_seed(8)
+        x, t = torch.randn(len(context), 4, 16, 16, generator=random), torch.tensor([9.0]).repeat(len(context))
+        options = {**model.model_options["transformer_options"], "wrappers": model.wrappers, "uuids": ["a"]}
+        found[name] = model.model.apply_model(x, t, c_crossattn=context, control=control(), transformer_options=options)
+        if name == "to be written":
+            context.mul_(-1)
+    return found
 
 
 @case
 def contexts():
-    """What cross-attention reads changes though its name does not: windows over frames, patched conditionings."""
-    wired, found = fast(MODEL), {}
+    """What cross-attention reads changes though its label does not: windows over frames, patched conditionings."""
     random = torch.Generator().manual_seed(4)
     one, two = torch.randn(2, 2, 77, 64, generator=random)
     twice = torch.randn(2, 154, 64, generator=random)
-    for name, context in {
-        "one": one,
-        "two": two,
-        "one again": one,
-        "turned": one.flip(0),
-        "longer": twice,
-        "a row": two[1:],
-    }.items():
-        found[name] = off(call(wired, context), call(MODEL, context))
-    written = one.clone()
-    call(wired, written)
-    written.mul_(-1)
-    found["written in place"] = off(call(wired, written), call(MODEL, written))
-    found["changes"] = off(call(MODEL, two), call(MODEL, one))
-    return found
+    given = {"one": one, "two": two, "one again": one.clone(), "turned": one.flip(0), "longer": twice, "a row": two[1:]}
+    plain, wired = (calls(model, {**given, "to be written": (w := two.clone()), "written": w}) for model in (MODEL, fast(MODEL)))
+    found = {name: off(wired[name], plain[name]) for name in plain}
+    return {**found, "changes": off(plain["two"], plain["one"]), "written changes": off(plain["written"], plain["to be written"])}
 
 
 @case
@@ -204,10 +197,14 @@ def kept():
 
 @case
 def control():
-    wired, context = fast(MODEL), torch.randn(1, 77, 64, generator=torch.Generator().manual_seed(4))
+    context = {"x": torch.randn(1, 77, 64, generator=torch.Generator().manual_seed(4))}
     tensors = lambda: {"middle": [torch.full((1, 128, 2, 2), 3.0)], "output": [torch.ones(1, 128, 2, 2), None]}  # noqa: E731
-    wanted = call(MODEL, context, tensors)
-    return {"off": off(call(wired, context, tensors), wanted), "changes": off(wanted, call(MODEL, context))}
+    without, wanted, found = (
+        calls(MODEL, context)["x"],
+        calls(MODEL, context, tensors)["x"],
+        calls(fast(MODEL), context, tensors)["x"],
+    )
+    return {"off": off(found, wanted), "changes": off(wanted, without)}
 
 
 @case
@@ -215,7 +212,8 @@ def patches():
     """Whatever other nodes ask of transformer blocks and of what is around them."""
 
     def doubled(n, context, value, options):
-        context.mul_(0.9 if options["block"][1] % 2 else 1.2)  # in place, another for each layer
+        if options["block"] != ("input", 1):  # in place, from the second layer on, and another way in the second step
+            context.mul_(0.9 if options["sigmas"][0] > 2 else 1.2)
         return n, context, value
 
     setters = {
@@ -260,7 +258,7 @@ def hooked():
     for name, layer in layers.items():
         handle = layer.register_forward_hook(lambda module, given, result: result * 1.5)
         wanted = run(MODEL, cfg=2.0)
-        found[name] = {"off": off(run(fast(MODEL), cfg=2.0), wanted), "changes": off(wanted, PLAIN)}
+        found[name] = {"off": off(run(fast(MODEL), cfg=2.0), wanted), "changes": off(wanted, PLAIN), "said": LOG.fused()}
         handle.remove()
     return found
 
