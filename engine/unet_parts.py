@@ -12,6 +12,7 @@ from operator import attrgetter
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.add_layer_norm import add_layer_norm
@@ -153,18 +154,43 @@ def residual_run(memory: Any, block: nn.Module, x: Tensor, emb: Tensor) -> Tenso
 # ---- transformers
 
 
-def transformer_norm_fits(module: nn.Module) -> bool:
-    return children(module) == {"norm", "proj_in", "transformer_blocks", "proj_out"} and norm_of(module.norm, nn.GroupNorm)
+def transformer_fits(module: nn.Module) -> bool:
+    """Norm, projection, blocks over pixels as tokens, projection. A host that tells its blocks more than this does is left alone."""
+    if children(module) != {"norm", "proj_in", "transformer_blocks", "proj_out"} or not norm_of(module.norm, nn.GroupNorm):
+        return False
+    code = getattr(type(module).forward, "__code__", None)
+    told = {constant for constant in code.co_consts if isinstance(constant, str) and constant.isidentifier()} if code else {"?"}
+    return told <= {"activations_shape", "block_index"} and all(
+        plain(layer, nn.Linear) or (plain(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.stride == (1, 1))
+        for layer in (module.proj_in, module.proj_out)
+    )
 
 
-def transformer_norm_why_not(module: nn.Module, x: Tensor) -> str | None:
-    if learning(module.norm, x):
+def transformer_why_not(
+    module: nn.Module, x: Tensor, context: object = None, transformer_options: dict | None = None
+) -> str | None:
+    if learning(module, x):
         return GRADIENTS
-    return SHAPE if x.ndim != 4 else held(module.norm, x, cast=True)
+    if x.ndim != 4:
+        return SHAPE
+    if not bare(module.norm, module.proj_in, module.proj_out):
+        return HOOKED
+    return held(module.norm, x, cast=True) or held(module.proj_in, x) or held(module.proj_out, x)
 
 
-def transformer_norm_run(memory: object, module: nn.Module, x: Tensor) -> Tensor:
-    return normed(module.norm, x, silu=False)
+def transformer_run(
+    memory: object, module: nn.Module, x: Tensor, context: object = None, transformer_options: dict | None = None
+) -> Tensor:
+    """The 1 x 1 convolutions are products with tokens, so a map in channels_last is never copied."""
+    options = {} if transformer_options is None else transformer_options
+    options["activations_shape"] = list(x.shape)
+    tokens = normed(module.norm, x, silu=False).movedim(1, 3).flatten(1, 2)
+    tokens = F.linear(tokens, module.proj_in.weight.flatten(1), module.proj_in.bias)
+    for i, block in enumerate(module.transformer_blocks):
+        options["block_index"] = i
+        tokens = block(tokens, context=context[i] if isinstance(context, list) else context, transformer_options=options)
+    tokens = F.linear(tokens, module.proj_out.weight.flatten(1), module.proj_out.bias)
+    return x + tokens.unflatten(1, x.shape[2:]).movedim(3, 1)
 
 
 def gate_fits(module: nn.Module) -> bool:
@@ -257,7 +283,7 @@ def values_run(memory: Any, block: nn.Module, context: Tensor) -> Tensor:
 PARTS = (
     Part(head_fits, attrgetter("out"), head_why_not, head_run),
     Part(residual_fits, lambda block: block, residual_why_not, residual_run),
-    Part(transformer_norm_fits, attrgetter("norm"), transformer_norm_why_not, transformer_norm_run),
+    Part(transformer_fits, lambda module: module, transformer_why_not, transformer_run),
     Part(gate_fits, lambda module: module.net[0], gate_why_not, gate_run),
     Part(block_fits, lambda block: block, block_why_not, block_run),
     Part(crossing_fits, attrgetter("attn2.to_k"), crossing_why_not, keys_run),
