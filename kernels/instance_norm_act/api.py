@@ -68,7 +68,7 @@ def _learning(*tensors: Tensor | None) -> bool:
 def by_torch(x: Tensor, scale: Tensor, shift: Tensor, relu: bool, residual: Tensor | None, gain: Tensor | None) -> Tensor:
     """As the module says; without gradients, what follows the norm is done in place."""
     factor = None if gain is None else gain[:, :, None, None].to(x.dtype)
-    if _learning(x, scale, shift):
+    if _learning(x, scale, shift) or x.shape[2:] == (1, 1):  # torch's group norm refuses maps of one cell
         y = _InstanceNorm.apply(x, scale, shift)
         y = y if residual is None else y + residual if gain is None else torch.addcmul(y, residual, factor)
         return F.relu(y) if relu else y

@@ -42,6 +42,7 @@ def whole(
     values = tl.load(x + at, mask=ok, other=0.0).to(tl.float32)
     mean = tl.sum(values, 0) / cells
     centred = tl.where(ok, values - mean[None, :], 0.0)
+    centred = tl.where(ok, centred - (tl.sum(centred, 0) / cells)[None, :], 0.0)  # what rounding the mean left
     spread = tl.sum(centred * centred, 0) / cells
     own_gain = tl.load(scale + b * scale_step + c, mask=c_ok, other=0.0).to(tl.float32) / tl.sqrt(spread + eps)
     own_shift = tl.load(shift + b * scale_step + c, mask=c_ok, other=0.0).to(tl.float32)
@@ -91,7 +92,8 @@ def apply(
     place = (b * chunks + i[:, None]) * channels + c[None, :]
     counts = tl.maximum(tl.minimum(chunk, cells - i * chunk), 0).to(tl.float32)[:, None]
     own = tl.load(means + place, mask=chunk_ok, other=0.0)
-    mean = tl.sum(own * counts, 0) / cells
+    near = tl.load(x + b.to(tl.int64) * cells * channels + c, mask=c_ok, other=0.0).to(tl.float32)  # sums about it lose less
+    mean = near + tl.sum(tl.where(chunk_ok, own - near[None, :], 0.0) * counts, 0) / cells
     off = own - mean[None, :]
     spread = tl.sum(tl.load(squares + place, mask=chunk_ok, other=0.0) + off * off * counts, 0) / cells
     own_gain = tl.load(scale + b * scale_step + c, mask=c_ok, other=0.0).to(tl.float32) / tl.sqrt(spread + eps)
