@@ -25,7 +25,7 @@ def conv2d(
         y = F.conv2d(x, weight, bias, stride, padding)
         return F.relu(y, inplace=True) if relu else y
     x = x.contiguous(memory_format=torch.channels_last)
-    return _convolved(x, _for_conv2d(weight, stride, padding), bias, stride, padding, relu)
+    return convolved(x, _for_conv2d(weight, stride, padding), bias, stride, padding, relu)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
@@ -36,7 +36,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool 
     return _multiplied(x, _for_linear(weight), bias, gelu)
 
 
-def _arrange_conv2d(weight: Tensor, stride: int, padding: int) -> Tensor:
+def arrange_conv2d(weight: Tensor, stride: int, padding: int) -> Tensor:
+    """A kernel [O, I, k, k] for `convolved`, which keeps nothing itself."""
     form = [padding] * 2, [stride] * 2, [1, 1], 1, [1, weight.shape[1], SIDE, SIDE]
     return torch._C._nn.mkldnn_reorder_conv2d_weight(weight.contiguous().to_mkldnn(), *form)
 
@@ -45,16 +46,17 @@ def _arrange_linear(weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
 
 
-def _convolved(x: Tensor, kernel: Tensor, bias: Tensor | None, stride: int, padding: int, relu: bool) -> Tensor:
+def convolved(x: Tensor, arranged: Tensor, bias: Tensor | None, stride: int, padding: int, relu: bool = False) -> Tensor:
+    """relu(convolution) on a channels_last map, where `fits(x, weight, bias)` says that it can."""
     form = [padding] * 2, [stride] * 2, [1, 1], 1
-    return torch.ops.mkldnn._convolution_pointwise(x, kernel, bias, *form, "relu" if relu else "none", [], "")
+    return torch.ops.mkldnn._convolution_pointwise(x, arranged, bias, *form, "relu" if relu else "none", [], "")
 
 
 def _multiplied(x: Tensor, matrix: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, matrix, bias, *(("gelu", [], "none") if gelu else ("none", [], "")))
 
 
-_for_conv2d, _for_linear = PerWeight(_arrange_conv2d), PerWeight(_arrange_linear)
+_for_conv2d, _for_linear = PerWeight(arrange_conv2d), PerWeight(_arrange_linear)
 
 # ---- transposed convolutions that double a map's sides
 
@@ -98,7 +100,7 @@ def supported(dtype: torch.dtype) -> bool:
         with torch.inference_mode():
             x, weight = torch.ones(1, 16, 4, 4, dtype=dtype), torch.ones(16, 16, 3, 3, dtype=dtype)
             rows, matrix = x.flatten(2)[0], weight[:, :, 0, 0].contiguous()
-            right = torch.equal(_convolved(x, _arrange_conv2d(weight, 1, 1), None, 1, 1, True), F.conv2d(x, weight, padding=1))
+            right = torch.equal(convolved(x, arrange_conv2d(weight, 1, 1), None, 1, 1, True), F.conv2d(x, weight, padding=1))
             right &= torch.equal(_multiplied(rows, _arrange_linear(matrix), None, False), F.linear(rows, matrix))
             cross = torch.ones(16, 16, 4, 4, dtype=dtype)
             return right and torch.equal(doubling(x, arrange_doubling(cross)), F.conv_transpose2d(x, cross, None, 2, 1))

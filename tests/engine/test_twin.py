@@ -114,7 +114,7 @@ def test_one_twin_for_all_who_ask_and_none_when_they_are_gone() -> None:
 
 def test_arranged_weights_take_the_place_of_plain_ones() -> None:
     twin = Twin(torch.bfloat16).follow(network())
-    if not packed.supported():
+    if not packed.supported(torch.bfloat16):
         pytest.skip("this torch or processor has no arranged weights")
     twin(cast(PICTURE, torch.bfloat16))
     assert twin[0].weight.isnan().all()

@@ -34,7 +34,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def watch(name: str, real: Callable) -> None:
         monkeypatch.setattr(api, name, lambda *arguments: made.append(name) or real(*arguments))
 
-    watch("_convolved", api._convolved)
+    watch("convolved", api.convolved)
     watch("_multiplied", api._multiplied)
     return made
 
@@ -76,7 +76,7 @@ def test_they_are_computed_on_arranged_weights(dtype: torch.dtype, monkeypatch: 
     made, (weight, bias) = calls(monkeypatch), layer(8, 5, 3, 3, dtype=dtype)
     conv2d(picture(1, 5, 6, 6, dtype=dtype), weight, bias)
     linear(torch.zeros(2, 8, dtype=dtype), layer(8, 8, dtype=dtype)[0])
-    assert made == (["_convolved", "_multiplied"] if dtype == torch.bfloat16 else ["_convolved"])
+    assert made == (["convolved", "_multiplied"] if dtype == torch.bfloat16 else ["convolved"])
     conv2d(picture(1, 5, 6, 6, dtype=dtype), layer(8, 5, 1, 1, dtype=dtype)[0])
     assert len(made) == (2 if dtype == torch.bfloat16 else 1), "1 x 1 is left to torch"
 
