@@ -31,13 +31,12 @@ class Wiring:
 
     def __init__(self, keep: bool = True, counts: Counter[str] | None = None) -> None:
         self.keep, self.counts = keep, Counter[str]() if counts is None else counts
-        self._network: Callable[[], nn.Module | None] = lambda: None
-        self._parts: list[tuple[weakref.ref, Callable]] = []
         self._forget_call()
         self.forget()
 
     def forget(self) -> None:
-        """Drop what is held from call to call."""
+        """Drop what is held from call to call, and look anew for parts on the next."""
+        self._network: Callable[[], nn.Module | None] = lambda: None
         self._crossed, self._prompts, self._times = CrossKV(), Contents(), Contents()
         self._projected: OrderedDict[tuple, Tensor] = OrderedDict()
 
@@ -56,9 +55,9 @@ class Wiring:
 
     def _put_on(self, network: nn.Module) -> list[nn.Module]:
         if self._network() is not network:
+            self.forget()
             self._parts = [(weakref.ref(part.place(module)), self._instead(module, part)) for module, part in parts_of(network)]
             self._network = weakref.ref(network)
-            self.forget()
         put_on = []
         for ref, forward in self._parts:
             target = ref()
@@ -75,7 +74,10 @@ class Wiring:
 
         def forward(target: nn.Module, *arguments, **named):
             module, wiring = owner(), memory()
-            reason = part.why_not(module, *arguments, **named) if part.place(module) is target else REPLACED
+            try:
+                reason = part.why_not(module, *arguments, **named) if part.place(module) is target else REPLACED
+            except (AttributeError, IndexError):  # what was found here once is no longer
+                reason = REPLACED
             wiring.counts[reason or "taken"] += 1
             if reason is None:
                 return part.run(wiring, module, *arguments, **named)
@@ -93,13 +95,12 @@ class Wiring:
         if self._emb is not emb:
             self._emb, self._active = emb, F.silu(emb)
             self._time = self._times.names(emb) if self.keep else None
+        if self._time is None:
+            return F.linear(self._active, linear.weight, linear.bias)
         key = state(linear.weight), state(linear.bias), emb.dtype, self._time
-        if self._time is None or key not in self._projected:
+        if key not in self._projected:
             with torch.inference_mode(False), torch.no_grad():  # what is kept may be asked for outside of that mode
-                found = F.linear(self._active, linear.weight, linear.bias)
-            if self._time is None:
-                return found
-            self._projected[key] = found
+                self._projected[key] = F.linear(self._active, linear.weight, linear.bias)
             if len(self._projected) > EMBEDDINGS:
                 self._projected.popitem(last=False)
         return self._projected[key]

@@ -40,7 +40,7 @@ class Accelerate(io.ComfyNode):
             node_id="Hotpath_Accelerate",
             display_name="Accelerate",
             category="hotpath/sampling",
-            description="Runs a model and a VAE on the processor in 16 bits with channels last and a faster attention.",
+            description="Runs a model and a VAE faster: fused layers and attention; on a processor also in 16 bits with channels last.",
             inputs=[
                 io.Model.Input("model", tooltip="Any model; LoRAs may be applied before or after this node."),
                 io.Vae.Input("vae", optional=True, tooltip="A VAE or TAESD for pictures; its decoding is made faster."),

@@ -234,6 +234,9 @@ def patches():
     found = {}
     for name, setter in setters.items():
         plain, wired = MODEL.clone(), fast(MODEL)
+        if name == "a norm":  # also where the model has run before it came
+            run(wired)
+            wired = wired.clone()
         setter(plain)
         setter(wired)
         wanted = run(plain, cfg=2.0)
