@@ -100,6 +100,7 @@ def timed_network(name: str, variants: Iterator[Variant], *, dry: bool) -> dict[
                 best[variant == "ours"] = min(best[variant == "ours"], row[variant + suffix]["median_us"])
             except Exception as error:  # a graph may not be had; that is a result too
                 row[variant + suffix] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
-    row["times_best_of_torch"] = round(best[False] / best[True], 2)
+    if max(best.values()) < float("inf"):
+        row["times_best_of_torch"] = round(best[False] / best[True], 2)
     gc.collect()
     return row
