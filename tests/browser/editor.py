@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
 DESIGNS = ("classic", "nodes2")
-READY = "() => window.app?.extensionManager?.setting && window.app.graph && !document.querySelector('#vue-app .p-progressspinner')"
+READY = (
+    "() => window.app?.extensionManager?.setting && window.app.graph && !document.querySelector('#vue-app .p-progressspinner')"
+)
 
 # Keeps what the server tells the editor, in order.
 LISTEN = """() => {

@@ -63,7 +63,7 @@ def test_every_example_is_a_template_with_its_picture(editor: Editor) -> None:
         card.scroll_into_view_if_needed()
         name = card.get_attribute("data-testid").removeprefix("template-workflow-")
         page.wait_for_function(
-            "name => [...document.querySelectorAll(`[data-testid=\"template-workflow-${name}\"] img`)].some(i => i.complete && i.naturalWidth > 100)",
+            'name => [...document.querySelectorAll(`[data-testid="template-workflow-${name}"] img`)].some(i => i.complete && i.naturalWidth > 100)',
             arg=name,
         )
         names.add(name)

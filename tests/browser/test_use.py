@@ -72,7 +72,9 @@ def test_the_editor_speaks_japanese(editor: Editor, design: str) -> None:
     editor.page.wait_for_function("([id, title]) => window.app.graph.getNodeById(id)?.title === title", arg=[3, english[3]])
 
 
-@pytest.mark.parametrize(("path", "design"), [(path, DESIGNS[i % 2]) for i, path in enumerate(PAGES)], ids=lambda value: getattr(value, "stem", value))
+@pytest.mark.parametrize(
+    ("path", "design"), [(path, DESIGNS[i % 2]) for i, path in enumerate(PAGES)], ids=lambda value: getattr(value, "stem", value)
+)
 def test_help_opens_on_its_page(editor: Editor, path: object, design: str) -> None:
     text = path.read_text(encoding="utf-8")
     editor.use(design)
