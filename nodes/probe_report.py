@@ -11,7 +11,7 @@ from ..engine.probe.chart import THEMES, draw
 from ..engine.probe.compare import compare_reports
 from ..engine.probe.comparison_chart import draw_comparison
 from ..engine.probe.report import Report, write_text
-from ..engine.probe.table import csv_text, text_table
+from ..engine.probe.table import csv_text, short_text, text_table
 from . import probe_host as host
 from . import wires
 from .concept_host import file_name, tell
@@ -70,6 +70,7 @@ class ProbeReport(io.ComfyNode):
             found = found.with_notes(*kept(found, file_name(name)))
         table = text_table(found)
         chart = draw(found, theme)[None]
+        tell(cls, short_text(found))
         return io.NodeOutput(chart, table, after, ui=_shown(cls, chart, table))
 
 
