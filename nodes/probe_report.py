@@ -25,9 +25,9 @@ def _theme() -> io.Combo.Input:
     return io.Combo.Input("theme", options=list(THEMES), default="light", tooltip="Colours of the chart.")
 
 
-def _shown(node: type[io.ComfyNode], chart: torch.Tensor, text: str) -> dict:
-    """The text on the node at once, both below it when it is done."""
-    tell(node, text)
+def _shown(node: type[io.ComfyNode], chart: torch.Tensor, text: str, short: str = "") -> dict:
+    """The short form of the text on the node at once, chart and text below it when it is done."""
+    tell(node, short or text)
     return {**ui.PreviewImage(chart, cls=node).as_dict(), **ui.PreviewText(text).as_dict()}
 
 
@@ -70,8 +70,7 @@ class ProbeReport(io.ComfyNode):
             found = found.with_notes(*kept(found, file_name(name)))
         table = text_table(found)
         chart = draw(found, theme)[None]
-        tell(cls, short_text(found))
-        return io.NodeOutput(chart, table, after, ui=_shown(cls, chart, table))
+        return io.NodeOutput(chart, table, after, ui=_shown(cls, chart, table, short_text(found)))
 
 
 def remembered(report: Report) -> Report:
