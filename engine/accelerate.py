@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention_override import distance, first_line
+from .graphs import Graphs
 from .layout import ChannelsLast
 from .twin import Twin
 from .wiring import Wiring
@@ -130,10 +131,11 @@ class OnParts:
 
     A shape is compared once; where the fused parts differ the host's path runs, and one sentence says so.
     channels_last: lay pictures and convolution weights out so, as the fused norms of a GPU want them; `release` lays weights back.
+    graphs: record and replay the calls in which nobody else takes part; their memory is given back by `release`.
     """
 
-    def __init__(self, wiring: Wiring, what: str, channels_last: bool = False) -> None:
-        self.wiring, self.what, self.layout = wiring, what, ChannelsLast() if channels_last else None
+    def __init__(self, wiring: Wiring, what: str, channels_last: bool = False, graphs: Graphs | None = None) -> None:
+        self.wiring, self.what, self.layout, self.graphs = wiring, what, ChannelsLast() if channels_last else None, graphs
         self.blocked: str | None = None  # why they must not be fused for now
         self._checked: dict[Hashable, str | None] = {}
         self._laid_out = False
@@ -143,15 +145,19 @@ class OnParts:
         self.wiring.forget()
         self._laid_out = False
 
-    def release(self) -> None:
-        """Say that the network is no longer ours to run."""
+    def release(self, gone: bool = True) -> None:
+        """Say that the network is no longer ours to run; gone: and that its memory is wanted."""
         self.forget()
+        if self.graphs and gone:
+            self.graphs.forget()
         if self.layout:
             self.layout.undo()
 
-    def run(self, network: nn.Module, bare: Callable, call: Callable[[Tensor], Any], arguments: tuple) -> Any:
-        """bare: as for `unet_call`. call: what the host would have run, for x."""
-        x, _, context, y, _, options = arguments
+    def run(
+        self, network: nn.Module, bare: Callable, call: Callable[[Tensor], Any], arguments: tuple, alone: bool = False
+    ) -> Any:
+        """bare: as for `unet_call`. call: what the host would have run, for x; alone: that is `bare` with nothing around it."""
+        x, timesteps, context, y, control, options = arguments
         if torch.compiler.is_compiling() or _learning(x, context, y):
             return call(x)  # a compiler fuses by itself, and sees nothing of what is put over modules for one call
         key = (x.shape, x.dtype, x.device, None if context is None else context.shape)
@@ -162,6 +168,15 @@ class OnParts:
         if reason := self.blocked or self._checked[key]:
             self.wiring.counts[reason] += 1
             return call(arguments[0])
+        if alone and self.graphs and control is None:
+
+            def again(x: Tensor, timesteps: Tensor, context: Tensor | None, y: Tensor | None) -> Tensor:
+                with self.wiring.around(network, context, options):
+                    return bare(network, x, timesteps, context, y, None, dict(options))
+
+            found = self.graphs.run(network, again, (x, timesteps, context, y), options)
+            if found is not None:
+                return found.contiguous()
         with self.wiring.around(network, context, options):
             return call(x).contiguous()
 

@@ -68,8 +68,8 @@ class _Graph:
 class Graphs:
     """Calls of one network by graphs. counts: calls replayed ("taken"), and left to the host by reason."""
 
-    def __init__(self, record: Record = on_cuda, kept: int = KEPT) -> None:
-        self.record, self.kept, self.counts = record, kept, Counter[str]()
+    def __init__(self, record: Record = on_cuda, kept: int = KEPT, counts: Counter[str] | None = None) -> None:
+        self.record, self.kept, self.counts = record, kept, Counter[str]() if counts is None else counts
         self.forget()
 
     def forget(self) -> None:
@@ -132,14 +132,25 @@ def form(arguments: Arguments) -> Hashable:
 
 
 def state(network: nn.Module) -> Hashable:
-    """What changes when a weight is replaced, moved or, where torch counts it, written to."""
-    return tuple((p.data_ptr(), p.dtype, None if p.is_inference() else p._version) for p in network.parameters())
+    """What changes when a layer or a weight is replaced, or a weight is moved or, where torch counts it, written to."""
+    weights = [(p.data_ptr(), p.dtype, None if p.is_inference() else p._version) for p in network.parameters()]
+    return tuple(map(id, network.modules())), tuple(weights)
 
 
 def asked(options: Mapping[str, object]) -> str | None:
     """What other nodes want of a call, or None."""
-    more = sorted(name for name, value in options.items() if value and name not in HARMLESS)
+    more = sorted(name for name, value in options.items() if name not in HARMLESS and not _nothing(value))
     return f"another node asks for '{more[0]}' in it" if more else None
+
+
+def _own(module: nn.Module, name: str) -> bool:
+    """Whether a method is that of the module's class; a patch that has come off leaves it on the module itself."""
+    method = vars(module).get(name)
+    return method is None or getattr(method, "__func__", None) is getattr(type(module), name, None)
+
+
+def _nothing(value: object) -> bool:
+    return value is None or value is False or (isinstance(value, dict | list | tuple) and not value)
 
 
 def unfit(network: nn.Module, arguments: Arguments) -> str | None:
@@ -150,7 +161,7 @@ def unfit(network: nn.Module, arguments: Arguments) -> str | None:
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in arguments):
         return "gradients are asked for"
     for module in network.modules():
-        if module._forward_hooks or module._forward_pre_hooks:
+        if module._forward_hooks or module._forward_pre_hooks or not all(_own(module, name) for name in ("forward", "_forward")):
             return "another node hooks into a layer"
         if getattr(module, "weight_function", None) or getattr(module, "bias_function", None):
             return "weights are changed on each call, or kept off the device"

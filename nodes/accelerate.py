@@ -14,6 +14,7 @@ from torch import nn
 
 from ..engine.accelerate import OnParts, OnTwin, unet_call
 from ..engine.attention_override import overriding
+from ..engine.graphs import Graphs
 from ..engine.precision import CHOICES, Precision, choose
 from ..engine.twin import twin_of, unfit
 from ..engine.unet_parts import parts_of
@@ -82,7 +83,7 @@ def _model(model: comfy.model_patcher.ModelPatcher, chosen: Precision) -> tuple[
     fast.remove_wrappers_with_key(WrappersMP.DIFFUSION_MODEL, KEY)
     for event in ("ON_LOAD", "ON_DETACH", "ON_APPLY_HOOKS", "ON_INJECT_MODEL", "ON_EJECT_MODEL", "ON_CLEANUP"):
         fast.remove_callbacks_with_key(getattr(CallbacksMP, event), KEY)
-    counts = {name: Counter[str]() for name in ("model calls", "fused layers", "attention calls")}
+    counts = {name: Counter[str]() for name in ("model calls", "fused layers", "attention calls", "replayed calls")}
     options = fast.model_options["transformer_options"]
     before = getattr(options.get(OVERRIDE), "hotpath_previous", options.get(OVERRIDE))
     options[OVERRIDE] = overriding(before, counts["attention calls"])
@@ -93,9 +94,12 @@ def _model(model: comfy.model_patcher.ModelPatcher, chosen: Precision) -> tuple[
     network, parts, calls = getattr(fast.model, "diffusion_model", None), None, None
     if isinstance(network, UNetModel) and not _temporal(fast):
         # On a GPU nothing is kept: it would have to be waited for on each step to tell one prompt from another.
-        parts = OnParts(Wiring(device == "cpu", counts["fused layers"]), "The model", channels_last=device == "cuda")
+        graphs = Graphs(counts=counts["replayed calls"]) if device == "cuda" and before is None else None
+        parts = OnParts(Wiring(device == "cpu", counts["fused layers"]), "The model", device == "cuda", graphs)
         more = "channels last" if parts.layout else "keys and values of prompts and time embeddings are kept from step to step"
         lines.append(f"Layers: {sum(1 for _ in parts_of(network))} of the U-Net run fused; {more}.")
+        if graphs:
+            lines.append("Calls: replayed as CUDA graphs where no other node takes part, once a replay agrees with a call.")
     if device != "cpu":
         lines.append("Number format: as loaded; what this node says about precision is for processors.")
     elif reason := _no_twin(fast, chosen):
@@ -156,7 +160,8 @@ def _wrapper(calls: OnTwin | None, parts: OnParts):
             done, out = unet_call(calls, network, bare, chain, args, kwargs)
             if done:
                 return out
-        return parts.run(network, bare, lambda x: executor(x, *args[1:], **kwargs), args)
+        alone = executor.idx + 1 == len(executor.wrappers) and not kwargs
+        return parts.run(network, bare, lambda x: executor(x, *args[1:], **kwargs), args, alone)
 
     return wrapper
 
@@ -182,7 +187,7 @@ def _listen(
 
     def detached(_, unpatch_all: bool) -> None:
         if parts:
-            parts.release()
+            parts.release(unpatch_all)
         if calls and unpatch_all:
             calls.twin.release()
             calls.wiring.forget()

@@ -112,6 +112,20 @@ def test_a_network_that_only_looks_alike_is_left_alone(results: dict) -> None:
     assert len(found["warned"]) >= 1
 
 
+def test_recorded_calls_leave_nobody_out(results: dict) -> None:
+    found = good(results, "replayed")
+    for name in ("off", "lora", "without"):
+        assert found[name] < CLOSE, name
+    assert found["counts"] == {"taken": 2}, "one call a step"
+    assert found["recorded"] == found["recorded for another prompt and noise"] == 1
+    for name in ("patch", "inner wrapper", "keys"):
+        assert found[name]["off"] < CLOSE, name
+        assert found[name]["changes"] > 0.01, name
+        assert found[name]["taken"] == 0, name
+    assert found["held"][0] > 0
+    assert found["held"][1] == 0
+
+
 def test_weights_are_laid_out_only_while_they_are_ours(results: dict) -> None:
     found = good(results, "channels_last")
     for name in ("off", "lora", "without"):

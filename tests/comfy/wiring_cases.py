@@ -18,7 +18,7 @@ start_comfyui(Path(sys.argv[1]), Path(sys.argv[2]))
 
 import comfy.hooks  # noqa: E402
 import comfy.model_management as mm  # noqa: E402
-from hotpath.engine import accelerate, layout, precision, unet_parts, wiring  # noqa: E402
+from hotpath.engine import accelerate, graphs, layout, precision, unet_parts, wiring  # noqa: E402
 from hotpath.nodes import accelerate as node  # noqa: E402
 
 SD15 = {"model_channels": 32, "context_dim": 64, "num_res_blocks": [1, 1, 1, 1], "transformer_depth": [1, 1, 1, 0]}
@@ -68,6 +68,13 @@ def changed(model, *keys: str, strength: float = 1.0) -> dict:
     weights = model.model.state_dict()
     random = torch.Generator().manual_seed(5)
     return {key: ("diff", (torch.randn(weights[key].shape, generator=random) * weights[key].std() * strength,)) for key in keys}
+
+
+def parts_of(wired) -> accelerate.OnParts:
+    """What a model of the node fuses its layers by, to be set up as on a GPU."""
+    (wrapper,) = wired.wrappers[node.WrappersMP.DIFFUSION_MODEL][node.KEY]
+    (parts,) = [cell.cell_contents for cell in wrapper.__closure__ if isinstance(cell.cell_contents, accelerate.OnParts)]
+    return parts
 
 
 def left_over(model) -> int:
@@ -293,10 +300,8 @@ def channels_last():
         convolutions = [m for m in model.model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
         return [m.weight.is_contiguous() for m in convolutions]
 
-    wired, parts = fast(MODEL), None
-    for cell in wired.wrappers[node.WrappersMP.DIFFUSION_MODEL][node.KEY][0].__closure__:
-        parts = cell.cell_contents if isinstance(cell.cell_contents, accelerate.OnParts) else parts
-    parts.layout = layout.ChannelsLast()
+    wired = fast(MODEL)
+    parts_of(wired).layout = layout.ChannelsLast()
     seen = []
 
     def look(executor, x, *args):
@@ -321,6 +326,52 @@ def channels_last():
     run(wired)
     mm.unload_all_models()
     found["unloaded"] = all(strides(MODEL))
+    return found
+
+
+@case
+def replayed():
+    """As on a GPU, with a recorder that repeats calls: who else takes part is never left out."""
+    recorded = []
+
+    def record(again):
+        recorded.append(again)
+        result = again().clone()
+        return lambda: result.copy_(again()), result
+
+    def setup(model):
+        wired = fast(model)
+        parts_of(wired).graphs, parts_of(wired).layout = graphs.Graphs(record), layout.ChannelsLast()
+        return wired, parts_of(wired).graphs
+
+    wired, replays = setup(MODEL)
+    found = {"off": off(run(wired, cfg=2.0), PLAIN), "counts": dict(replays.counts), "recorded": len(recorded)}
+    run(wired, seed=2, cfg=2.0)
+    found["recorded for another prompt and noise"] = len(recorded)
+    key = "diffusion_model.input_blocks.1.0.in_layers.2.weight"
+    plain, touched = MODEL.clone(), wired.clone()
+    for model in (plain, touched):
+        model.add_patches(changed(MODEL, key))
+    found["lora"] = off(run(touched, cfg=2.0), run(plain, cfg=2.0))
+    found["without"] = off(run(wired, cfg=2.0), PLAIN)
+    setters = {
+        "patch": lambda m: m.set_model_attn1_patch(lambda q, k, v, options: (q, k, v * 1.5)),
+        "inner wrapper": lambda m: m.add_wrapper_with_key(
+            node.WrappersMP.DIFFUSION_MODEL, "inner", lambda executor, x, *args: executor(x * 1.5, *args)
+        ),
+        "keys": lambda m: m.add_object_patch(CROSS.format("k").removesuffix(".weight") + ".forward", lambda c: c @ KEYS.T),
+    }
+    KEYS = torch.randn(128, 64, generator=torch.Generator().manual_seed(4))  # noqa: N806
+    for name, setter in setters.items():
+        plain, changed_one = MODEL.clone(), wired.clone()
+        setter(plain)
+        setter(changed_one)
+        wanted, before = run(plain, cfg=2.0), replays.counts["taken"]
+        found[name] = {"off": off(run(changed_one, cfg=2.0), wanted), "changes": off(wanted, PLAIN)}
+        found[name]["taken"] = replays.counts["taken"] - before
+    held = len(replays._graphs)
+    mm.unload_all_models()
+    found["held"] = [held, len(replays._graphs)]
     return found
 
 

@@ -21,6 +21,18 @@ class Network(nn.Module):
         return self.a(x) * timesteps[:, None] + more
 
 
+class Doubled(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+    @classmethod
+    def of(cls, linear: nn.Linear) -> Doubled:
+        """With the weights of another layer."""
+        made = cls(1, 1)
+        made.weight, made.bias = linear.weight, linear.bias
+        return made
+
+
 def arguments(batch: int = 2, seed: int = 0, context: bool = True) -> tuple[Tensor | None, ...]:
     random = torch.Generator().manual_seed(seed)
     made = [torch.randn(batch, *shape, generator=random) for shape in ((4,), (), (5, 3))]
@@ -28,18 +40,20 @@ def arguments(batch: int = 2, seed: int = 0, context: bool = True) -> tuple[Tens
 
 
 class Recorder:
-    """Repeats a call on the arguments and the weight tensors of its recording, as a CUDA graph does; counts recordings."""
+    """Repeats a call on the arguments, the weight tensors and the layer of its recording, as a CUDA graph does; counts recordings."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network, self.recordings, self.frozen = network, 0, None
 
     def __call__(self, run):
         self.recordings += 1
-        result, weights = run(), {name: p.data for name, p in self.network.named_parameters()}
+        result, weights, layer = run(), {name: p.data for name, p in self.network.named_parameters()}, self.network.a
         inputs = run.args if self.frozen is None else tuple(t if t is None else t.clone() for t in run.args)
 
         def replay() -> None:
+            now, self.network.a = self.network.a, layer
             result.copy_(functional_call(self.network, weights, inputs))
+            self.network.a = now
 
         return replay, result
 
@@ -52,7 +66,7 @@ def network() -> Network:
 def test_replays_are_calls(network: Network) -> None:
     record = Recorder(network)
     graphs = Graphs(record)
-    first = graphs.run(network, network, arguments(), {"cond_or_uncond": [0, 1], "patches": {}})
+    first = graphs.run(network, network, arguments(), {"cond_or_uncond": [0, 1], "patches": {}, "sigmas": torch.ones(2)})
     kept = first.clone()
     for seed in range(3):
         given = arguments(seed=seed)
@@ -74,7 +88,7 @@ def test_one_graph_for_each_form(network: Network) -> None:
     assert record.recordings == 5
 
 
-@pytest.mark.parametrize("how", ["replaced", "in place", "data replaced"])
+@pytest.mark.parametrize("how", ["replaced", "in place", "data replaced", "layer replaced"])
 def test_other_weights_mean_another_graph(network: Network, how: str) -> None:
     record = Recorder(network)
     graphs, given = Graphs(record), arguments()
@@ -84,6 +98,8 @@ def test_other_weights_mean_another_graph(network: Network, how: str) -> None:
             network.a.weight = nn.Parameter(-network.a.weight, requires_grad=False)
         elif how == "in place":
             network.a.weight.neg_()
+        elif how == "layer replaced":
+            network.a = Doubled.of(network.a)
         else:
             network.a.weight.data = -network.a.weight.data
     torch.testing.assert_close(graphs.run(network, network, given, {}), network(*given))
@@ -112,7 +128,7 @@ def test_what_cannot_be_recorded_is_said_once_and_left(network: Network, caplog:
     assert len(caplog.records) == 1
 
 
-@pytest.mark.parametrize("what", ["patch", "hook", "weight function", "gradients"])
+@pytest.mark.parametrize("what", ["patch", "hook", "forward", "weight function", "gradients"])
 def test_whatever_else_takes_part_is_left_to_the_host(network: Network, what: str) -> None:
     graphs, given, options = Graphs(Recorder(network)), arguments(), {}
     assert graphs.run(network, network, given, options) is not None
@@ -120,12 +136,19 @@ def test_whatever_else_takes_part_is_left_to_the_host(network: Network, what: st
         options = {"patches": {"attn1_patch": [print]}}
     elif what == "hook":
         network.a.register_forward_hook(lambda *_: None)
+    elif what == "forward":
+        network.a.forward = lambda x: x
     elif what == "weight function":
         network.a.weight_function = [abs]
     else:
         given[0].requires_grad_()
     assert graphs.run(network, network, given, options) is None
     assert graphs.counts["taken"] == 1
+
+
+def test_a_patch_that_has_come_off_is_no_reason(network: Network) -> None:
+    network.a.forward = network.a.forward
+    assert Graphs(Recorder(network)).run(network, network, arguments(), {}) is not None
 
 
 def test_memory_comes_back(network: Network) -> None:
