@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import sys
 import traceback
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -321,6 +323,22 @@ def channels_last():
     run(wired)
     mm.unload_all_models()
     found["unloaded"] = all(strides(MODEL))
+    return found
+
+
+@case
+def memory():
+    """Nothing that fuses layers of a copy holds it alive, and no circle does."""
+    wired = fast(MODEL, torch.bfloat16)
+    run(wired)
+    (wrapper,) = wired.wrappers[node.WrappersMP.DIFFUSION_MODEL][node.KEY]
+    calls = next(cell.cell_contents for cell in wrapper.__closure__ if isinstance(cell.cell_contents, accelerate.OnTwin))
+    copy = weakref.ref(calls.twin.module)
+    found = {"held": copy() is not None and calls.wiring._crossed.bytes > 0}
+    gc.disable()
+    mm.unload_all_models()
+    found["gone"] = copy() is None and not calls.wiring._crossed.bytes
+    gc.enable()
     return found
 
 
