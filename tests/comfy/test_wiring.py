@@ -95,6 +95,8 @@ def test_patches_of_other_nodes_work(results: dict) -> None:
         assert one["after"] < CLOSE, name
     assert "declined 0" in found["after a block"]["said"], "what acts around blocks costs nothing"
     assert "(another node patches this transformer block)" in found["attn1"]["said"]
+    assert "(weights are changed on each call" in found["weights on each call"]["said"]
+    assert "(another node has replaced a layer" in found["keys"]["said"]
     assert "declined 2 (another node patches" in found["attn2 of one block"]["said"], "only that block, in two steps"
 
 
@@ -136,6 +138,10 @@ def test_weights_are_laid_out_only_while_they_are_ours(results: dict) -> None:
     assert found["after"]
     assert found["unloaded"]
     assert found["same"], "bit for bit"
+
+
+def test_a_copy_goes_when_it_is_unloaded(results: dict) -> None:
+    assert good(results, "memory") == {"held": True, "gone": True}
 
 
 def test_a_bare_network(results: dict) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import sys
 import traceback
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -372,6 +374,22 @@ def replayed():
     held = len(replays._graphs)
     mm.unload_all_models()
     found["held"] = [held, len(replays._graphs)]
+    return found
+
+
+@case
+def memory():
+    """Nothing that fuses layers of a copy holds it alive, and no circle does."""
+    wired = fast(MODEL, torch.bfloat16)
+    run(wired)
+    (wrapper,) = wired.wrappers[node.WrappersMP.DIFFUSION_MODEL][node.KEY]
+    calls = next(cell.cell_contents for cell in wrapper.__closure__ if isinstance(cell.cell_contents, accelerate.OnTwin))
+    copy = weakref.ref(calls.twin.module)
+    found = {"held": copy() is not None and calls.wiring._crossed.bytes > 0}
+    gc.disable()
+    mm.unload_all_models()
+    found["gone"] = copy() is None and not calls.wiring._crossed.bytes
+    gc.enable()
     return found
 
 
