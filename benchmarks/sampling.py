@@ -62,6 +62,7 @@ def sampling(rounds: int) -> None:
         "times_shipped": round(times["shipped_s"] / times["accelerated_s"], 2),
         "first_run_s": round(first, 2),
         "psnr_after_decode_db": psnr(vae.decode(found["accelerated_s"]), wanted),
+        "load_average": round(os.getloadavg()[0], 1),  # about 2 when nothing else runs on two cores
         "outside_model_calls_percent": round(100 * (whole - sum(calls)) / whole, 2),
     }
     record("sampling", "cpu", row)

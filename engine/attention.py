@@ -1,16 +1,24 @@
-"""Attention on a processor: torch's own kernel, and one by blocks of rows for processors without a matrix unit."""
+"""Ways of attention: torch's own kernel, our fused ones on a GPU, and one by blocks of rows for processors without a matrix unit."""
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from ..kernels.attention import attention
+
 # Bytes of logits alive at once: they stay in the second-level caches, and each product is still long enough to be fast.
-BLOCK = 4 * 2**20
+BLOCK = 8 * 2**20
 
 
 def whole(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None, gqa: bool = False) -> Tensor:
     """torch's scaled dot product attention; q [B, H, N, D], k and v [B, K, M, D], K < H heads only with `gqa`."""
     return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=gqa)
+
+
+def fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None, gqa: bool = False) -> Tensor:
+    """The same by whichever way of our own kernels is fastest for the shape; they read and write [B, N, H, D]."""
+    out = attention(*(t.transpose(1, 2) for t in (q, k, v)), q.shape[1], mask=mask, scale=scale)
+    return out.unflatten(-1, (q.shape[1], -1)).transpose(1, 2)
 
 
 def blocked(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, block: int = BLOCK) -> Tensor:
@@ -22,7 +30,8 @@ def blocked(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, block: 
     batch, heads, rows, width = q.shape
     keys = k.shape[2]
     q = (q * (width**-0.5 if scale is None else scale)).reshape(-1, rows, width)
-    k_t, v = k.reshape(-1, keys, width).transpose(1, 2), v.reshape(-1, keys, v.shape[-1])
+    # Arranged once here: a product of parts that are not contiguous copies them again for every block.
+    k_t, v = k.reshape(-1, keys, width).mT.contiguous(), v.reshape(-1, keys, v.shape[-1]).contiguous()
     out = q.new_empty(batch * heads, rows, v.shape[-1])
     room = max(16, block // (keys * q.element_size()))  # rows of logits in one block
     together, step = max(1, room // rows), min(room, rows)

@@ -1,9 +1,11 @@
-"""Convolutions whose weights lie as oneDNN wants them, arranged once instead of on every call."""
+"""Convolutions of a network of ours on arranged weights alone: the plain ones are given up, so that none takes memory twice."""
 
 import weakref
 
 import torch
 from torch import Tensor, nn
+
+from ..kernels.arranged import arrange_conv2d, convolved, supported
 
 
 class _Packed:
@@ -18,21 +20,23 @@ class _Packed:
 
     def __call__(self, x: Tensor, _: Tensor, bias: Tensor | None) -> Tensor:
         layer = self.layer()
-        shape = (layer.padding, layer.stride, layer.dilation, layer.groups)
+        stride, padding = layer.stride[0], layer.padding[0]
         if self.weight is None:
             own = layer.weight
-            self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(own.contiguous().to_mkldnn(), *shape, list(x.shape))
+            self.weight = arrange_conv2d(own, stride, padding)
             layer.weight = nn.Parameter(own.new_full((), float("nan")).expand(own.shape), requires_grad=False)
-        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, bias, *shape, "none", [], "")
+        return convolved(x.contiguous(memory_format=torch.channels_last), self.weight, bias, stride, padding)
 
 
 def pack(layer: nn.Module) -> bool:
     """Let a convolution in bfloat16 compute on an arranged weight, if it is a plain one and torch can; whether it does."""
-    if not isinstance(layer, nn.Conv2d) or type(layer)._conv_forward is not nn.Conv2d._conv_forward or not supported():
+    if not isinstance(layer, nn.Conv2d) or type(layer)._conv_forward is not nn.Conv2d._conv_forward:
         return False
-    if layer.weight.dtype != torch.bfloat16 or layer.weight.device.type != "cpu":
+    if layer.weight.dtype != torch.bfloat16 or layer.weight.device.type != "cpu" or not supported(torch.bfloat16):
         return False
-    if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+    if layer.padding_mode != "zeros" or isinstance(layer.padding, str) or {*layer.dilation, layer.groups} != {1}:
+        return False
+    if len({*layer.stride}) > 1 or len({*layer.padding}) > 1:
         return False
     if layer.kernel_size == (1, 1):
         return False  # nothing to win, and one arranged for a small input is 4 to 45 times slower on a large one
@@ -44,10 +48,3 @@ def unpack(layer: nn.Module) -> None:
     """Forget the arranged weight, because the layer has been given a new one."""
     if isinstance(packed := layer.__dict__.get("_conv_forward"), _Packed):
         packed.weight = None
-
-
-def supported() -> bool:
-    """Whether this torch has the operations, which are private, and this processor the instructions."""
-    names = ("_convolution_pointwise", "_is_mkldnn_bf16_supported")
-    known = torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
-    return known and hasattr(torch._C._nn, "mkldnn_reorder_conv2d_weight") and torch.ops.mkldnn._is_mkldnn_bf16_supported()

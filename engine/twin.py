@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .packed import pack, unpack
+from .upsampled import upsampled
 
 PLAIN = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -90,8 +91,10 @@ class Twin:
             memo[id(parameter)] = nn.Parameter(_laid_out(parameter.detach(), self.dtype), requires_grad=False)
             self.copied += 1
         twin = copy.deepcopy(network, memo)
+        kept = [module.conv for module in twin.modules() if upsampled(module)]
         for module in twin.modules():
-            pack(module)
+            if module not in kept:
+                pack(module)
         if isinstance(getattr(twin, "dtype", None), torch.dtype):
             twin.dtype = self.dtype
         if self.finish:

@@ -1,32 +1,34 @@
 """The Accelerate node: a model and a VAE as this machine runs them fastest; what came in stays as it is."""
 
-import copy
 import logging
 from collections import Counter
 from types import MethodType
 
 import comfy.model_management
 import comfy.model_patcher
-import comfy.sd
 import torch
-from comfy.ldm.modules.diffusionmodules.model import AttnBlock
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import CallbacksMP, WrapperExecutor, WrappersMP
 from comfy_api.latest import io
-from torch import Tensor, nn
+from torch import nn
 
-from ..engine.accelerate import OnTwin, corner, unet_call
-from ..engine.attention import spatial
-from ..engine.attention_override import distance, overriding
-from ..engine.precision import CHOICES, choose
+from ..engine.accelerate import OnParts, OnTwin, unet_call
+from ..engine.attention_override import overriding
+from ..engine.precision import CHOICES, Precision, choose
 from ..engine.twin import twin_of, unfit
+from ..engine.unet_parts import parts_of
+from ..engine.wiring import Wiring
+from .accelerate_vae import KEY, accelerated_vae
 
 log = logging.getLogger("hotpath")
 
-KEY = "hotpath_accelerate"
 OVERRIDE = "optimized_attention_override"
 PREFIX = "diffusion_model."
-CUDA = "declined because this node has been measured on processors only, and this {what} runs on '{device}'"
+INJECTED = "another node puts modules of its own into it"
+ATTENTION = {
+    "cpu": "the faster of torch's SDPA and blocked products, once it agrees with ComfyUI's own on first use",
+    "cuda": "our kernel, once it agrees with ComfyUI's own on first use and is faster",
+}
 
 
 class Accelerate(io.ComfyNode):
@@ -38,7 +40,7 @@ class Accelerate(io.ComfyNode):
             node_id="Hotpath_Accelerate",
             display_name="Accelerate",
             category="hotpath/sampling",
-            description="Runs a model and a VAE on the processor in 16 bits with channels last and a faster attention.",
+            description="Runs a model and a VAE faster: fused layers and attention; on a processor also in 16 bits with channels last.",
             inputs=[
                 io.Model.Input("model", tooltip="Any model; LoRAs may be applied before or after this node."),
                 io.Vae.Input("vae", optional=True, tooltip="A VAE or TAESD for pictures; its decoding is made faster."),
@@ -58,9 +60,10 @@ class Accelerate(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, precision: str, vae=None) -> io.NodeOutput:
-        fast_model, lines = _model(model, precision)
+        chosen = choose(torch.device("cpu"), precision)
+        fast_model, lines = _model(model, chosen)
         if vae is not None:
-            vae, line = _vae(vae, precision)
+            vae, line = accelerated_vae(vae, chosen)
             lines.append(f"VAE decode: {line}.")
         report = "\n".join(lines)
         log.info("Accelerate: %s", report.replace("\n", " "))
@@ -70,53 +73,59 @@ class Accelerate(io.ComfyNode):
 # ---- model
 
 
-def _model(model: comfy.model_patcher.ModelPatcher, precision: str) -> tuple[comfy.model_patcher.ModelPatcher, list[str]]:
+def _model(model: comfy.model_patcher.ModelPatcher, chosen: Precision) -> tuple[comfy.model_patcher.ModelPatcher, list[str]]:
     """A clone whose attention and network are rerouted, and a line about each."""
-    if model.load_device.type != "cpu":
-        return model, [f"Model: {CUDA.format(what='model', device=model.load_device.type)}."]
+    device = model.load_device.type
+    if device not in ATTENTION:
+        return model, [f"Model: declined because this node knows processors and NVIDIA GPUs, and this model runs on '{device}'."]
     fast = model.clone()
     fast.remove_wrappers_with_key(WrappersMP.DIFFUSION_MODEL, KEY)
     for event in ("ON_LOAD", "ON_DETACH", "ON_APPLY_HOOKS", "ON_INJECT_MODEL", "ON_EJECT_MODEL", "ON_CLEANUP"):
         fast.remove_callbacks_with_key(getattr(CallbacksMP, event), KEY)
-    attention, options = Counter[str](), fast.model_options["transformer_options"]
+    counts = {name: Counter[str]() for name in ("model calls", "fused layers", "attention calls")}
+    options = fast.model_options["transformer_options"]
     before = getattr(options.get(OVERRIDE), "hotpath_previous", options.get(OVERRIDE))
-    options[OVERRIDE] = overriding(before, attention)
+    options[OVERRIDE] = overriding(before, counts["attention calls"])
     options[OVERRIDE].hotpath_previous = before
-    lines = [
-        "Attention: per shape the faster of torch's SDPA and blocked products, once it agrees with ComfyUI's own on first use."
-    ]
+    lines = [f"Attention: per shape {ATTENTION[device]}."]
     if before is not None:
         lines[0] += " Another node's attention stays in charge of it."
-    chosen = choose(torch.device("cpu"), precision)
-    if reason := _no_twin(fast, chosen):
+    network, parts, calls = getattr(fast.model, "diffusion_model", None), None, None
+    if isinstance(network, UNetModel) and not _temporal(fast):
+        # On a GPU nothing is kept: it would have to be waited for on each step to tell one prompt from another.
+        parts = OnParts(Wiring(device == "cpu", counts["fused layers"]), "The model", channels_last=device == "cuda")
+        more = "channels last" if parts.layout else "keys and values of prompts and time embeddings are kept from step to step"
+        lines.append(f"Layers: {sum(1 for _ in parts_of(network))} of the U-Net run fused; {more}.")
+    if device != "cpu":
+        lines.append("Number format: as loaded; what this node says about precision is for processors.")
+    elif reason := _no_twin(fast, chosen):
         lines.append(f"Model: declined because {reason}.")
-        fast.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, lambda _: _tell(None, attention))
-        return fast, lines
-    network = fast.model.diffusion_model
-    calls = OnTwin(twin_of(network, chosen.dtype), "The model")
-    fast.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, _wrapper(calls))
-    _listen(fast, calls, attention)
-    size = sum(parameter.numel() for parameter in network.parameters()) * chosen.dtype.itemsize / 2**30
-    lines.append(
-        f"Model: {chosen.reason}, channels last, on a copy of {size:.1f} GB made at the first step; "
-        "it follows LoRAs and goes when ComfyUI unloads the model."
-    )
+    else:
+        calls = OnTwin(twin_of(network, chosen.dtype), "The model", counts["model calls"], Wiring(counts=counts["fused layers"]))
+        size = sum(parameter.numel() for parameter in network.parameters()) * chosen.dtype.itemsize / 2**30
+        lines.append(
+            f"Model: {chosen.reason}, channels last, on a copy of {size:.1f} GB made at the first step; "
+            "it follows LoRAs and goes when ComfyUI unloads the model."
+        )
+    if parts:
+        fast.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, _wrapper(calls, parts))
+    _listen(fast, calls, parts, counts)
     return fast, lines
 
 
-def _no_twin(model: comfy.model_patcher.ModelPatcher, chosen) -> str | None:
+def _no_twin(model: comfy.model_patcher.ModelPatcher, chosen: Precision) -> str | None:
     """Why the network keeps its number format, or None."""
     network = getattr(model.model, "diffusion_model", None)
     config = getattr(model.model, "model_config", None)
     if chosen.dtype == torch.float32:
         return f"its number format stays {chosen.reason}"
-    if not isinstance(network, UNetModel) or getattr(config, "unet_config", {}).get("use_temporal_resblock"):
+    if not isinstance(network, UNetModel) or _temporal(model):
         kind = type(model.model).__name__
         return f"a copy in 16 bits has been checked for U-Nets of the Stable Diffusion family only, and this is {kind}"
     if chosen.dtype not in config.supported_inference_dtypes:
         return f"this kind of model does not work in {chosen.dtype}"
     if model.injections:
-        return "another node puts modules of its own into it"
+        return INJECTED
     if reason := unfit(network):
         return reason
     needed = sum(parameter.numel() for parameter in network.parameters()) * chosen.dtype.itemsize
@@ -126,8 +135,13 @@ def _no_twin(model: comfy.model_patcher.ModelPatcher, chosen) -> str | None:
     return None
 
 
-def _wrapper(calls: OnTwin):
-    """A DIFFUSION_MODEL wrapper: what is wrapped further in runs too, around the twin."""
+def _temporal(model: comfy.model_patcher.ModelPatcher) -> bool:
+    """Whether a U-Net is one for video."""
+    return bool(getattr(getattr(model.model, "model_config", None), "unet_config", {}).get("use_temporal_resblock"))
+
+
+def _wrapper(calls: OnTwin | None, parts: OnParts):
+    """A DIFFUSION_MODEL wrapper: what is wrapped further in runs too, around the twin or the fused layers."""
 
     def wrapper(executor: WrapperExecutor, *args, **kwargs):
         network = executor.class_obj
@@ -138,113 +152,70 @@ def _wrapper(calls: OnTwin):
         def chain(twin: nn.Module):
             return WrapperExecutor.new_class_executor(MethodType(bare, twin), twin, executor.wrappers, executor.idx)
 
-        done, out = unet_call(calls, network, bare, chain, args, kwargs)
-        return out if done else executor(*args, **kwargs)
+        if calls is not None:
+            done, out = unet_call(calls, network, bare, chain, args, kwargs)
+            if done:
+                return out
+        return parts.run(network, bare, lambda x: executor(x, *args[1:], **kwargs), args)
 
     return wrapper
 
 
-def _listen(model: comfy.model_patcher.ModelPatcher, calls: OnTwin, attention: Counter[str]) -> None:
-    """Learn when weights are written in place, which a twin cannot see, and when memory is wanted back."""
-    twin = calls.twin
+def _listen(
+    model: comfy.model_patcher.ModelPatcher, calls: OnTwin | None, parts: OnParts | None, counts: dict[str, Counter[str]]
+) -> None:
+    """Learn when weights are written in place, which nothing else tells, and when memory is wanted back."""
 
     def loaded(patcher, *_) -> None:
-        if patcher.weight_inplace_update or any(entry.inplace_update for entry in patcher.backup.values()):
-            twin.doubt([name for name, _ in patcher.model.diffusion_model.named_parameters()])
+        forget()
+        if calls and (patcher.weight_inplace_update or any(entry.inplace_update for entry in patcher.backup.values())):
+            calls.twin.doubt([name for name, _ in patcher.model.diffusion_model.named_parameters()])
 
     def hooked(patcher, *_) -> None:
-        twin.doubt([key.removeprefix(PREFIX) for key in patcher.hook_backup if key.startswith(PREFIX)])
+        forget()
+        if calls:
+            calls.twin.doubt([key.removeprefix(PREFIX) for key in patcher.hook_backup if key.startswith(PREFIX)])
+
+    def forget() -> None:
+        if parts:
+            parts.forget()
 
     def detached(_, unpatch_all: bool) -> None:
-        if unpatch_all:
-            twin.release()
+        if parts:
+            parts.release()
+        if calls and unpatch_all:
+            calls.twin.release()
+            calls.wiring.forget()
 
-    def injected(_) -> None:
-        calls.blocked = "another node puts modules of its own into it"
-
-    def ejected(_) -> None:
-        calls.blocked = None
+    def injected(_, reason: str | None = INJECTED) -> None:
+        for path in filter(None, (calls, parts)):
+            path.blocked = reason
 
     def cleaned(patcher) -> None:
         hooked(patcher)
-        _tell(calls.counts, attention)
+        _tell(counts)
 
     for event, function in {
         CallbacksMP.ON_LOAD: loaded,
         CallbacksMP.ON_APPLY_HOOKS: hooked,
         CallbacksMP.ON_DETACH: detached,
         CallbacksMP.ON_INJECT_MODEL: injected,
-        CallbacksMP.ON_EJECT_MODEL: ejected,
+        CallbacksMP.ON_EJECT_MODEL: lambda _: injected(_, None),
         CallbacksMP.ON_CLEANUP: cleaned,
     }.items():
         model.add_callback_with_key(event, KEY, function)
 
 
-def _tell(calls: Counter[str] | None, attention: Counter[str]) -> None:
+def _tell(counters: dict[str, Counter[str]]) -> None:
     """One log line about a run: how many calls were taken, how many declined and why."""
     parts = []
-    for name, counts in (("model calls", calls), ("attention calls", attention)):
+    for name, counts in counters.items():
         if counts:
             declined = ", ".join(f"{count} ({reason})" for reason, count in counts.items() if reason != "taken")
             parts.append(f"{name} {counts['taken']}, declined {declined or 0}")
             counts.clear()
     if parts:
         log.info("Accelerate: %s.", "; ".join(parts))
-
-
-# ---- VAE
-
-
-def _vae(vae: comfy.sd.VAE, precision: str) -> tuple[comfy.sd.VAE, str]:
-    """A VAE that decodes on a twin and encodes as before, and what was done."""
-    network = getattr(vae, "first_stage_model", None)
-    if not isinstance(vae, comfy.sd.VAE) or network is None or vae.latent_dim != 2 or not hasattr(network, "decode"):
-        return vae, f"declined because it is no VAE of ComfyUI for pictures but {type(network or vae).__name__}"
-    if vae.device.type != "cpu":
-        return vae, CUDA.format(what="VAE", device=vae.device.type)
-    chosen = choose(torch.device("cpu"), precision)
-    if chosen.dtype == torch.float32:
-        return vae, f"declined because its number format stays {chosen.reason}"
-    if chosen.dtype not in vae.working_dtypes:
-        return vae, f"declined because this kind of VAE does not work in {chosen.dtype}"
-    if reason := unfit(network):
-        return vae, f"declined because {reason}"
-    calls = OnTwin(twin_of(network, chosen.dtype, _spatial_attention), "The VAE")
-    fast, source = copy.copy(vae), copy.copy(vae)
-    source.patcher = fast.patcher = vae.patcher.clone()
-    fast.patcher.add_callback_with_key(CallbacksMP.ON_DETACH, KEY, lambda _, unpatch_all: unpatch_all and calls.twin.release())
-    fast.decode = _rerouted(calls, source, "decode")
-    fast.decode_tiled = _rerouted(calls, source, "decode_tiled")
-    return fast, f"{chosen.reason}, channels last; encoding stays as it was"
-
-
-def _spatial_attention(network: nn.Module) -> None:
-    for module in network.modules():
-        if isinstance(module, AttnBlock):
-            module.optimized_attention = spatial
-
-
-def _rerouted(calls: OnTwin, vae: comfy.sd.VAE, method: str):
-    """`vae.decode` or `vae.decode_tiled` on the twin."""
-
-    def decode(samples: Tensor, *args, **kwargs) -> Tensor:
-        def compare(twin: nn.Module) -> float:
-            piece = corner(samples, 8)
-            return distance(twin.decode(piece.to(calls.twin.dtype)), vae.first_stage_model.decode(piece.to(vae.vae_dtype)))
-
-        def fast(twin: nn.Module) -> Tensor:
-            own = copy.copy(vae)
-            own.first_stage_model, own.vae_dtype = twin, calls.twin.dtype
-            return getattr(own, method)(samples, *args, **kwargs)
-
-        if samples.ndim == 4:
-            comfy.model_management.load_models_gpu([vae.patcher])  # so that what patches the VAE is in the weights
-            done, out = calls.run(vae.first_stage_model, samples.shape[1:], compare, fast)
-            if done:
-                return out
-        return getattr(vae, method)(samples, *args, **kwargs)
-
-    return decode
 
 
 NODES = [Accelerate]

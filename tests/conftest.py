@@ -21,6 +21,7 @@ _alias = tempfile.TemporaryDirectory(prefix="hotpath-alias-")
 
 MARKERS = (
     "comfy: needs a real ComfyUI server; skipped where HOTPATH_COMFYUI is not set",
+    "browser: needs Chromium as well; skipped where none is found",
     "gpu: needs a CUDA device",
     "slow: takes more than ten seconds on two cores",
 )

@@ -25,11 +25,11 @@ SHIPPED = 80  # its PTX runs on everything newer
 SHARED_LIMIT = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}  # KiB a block may ask for
 STACK_LIMIT = 64  # bytes; more means that registers are spilled inside loops
 MMA = {90: "HGMMA", 100: "UTC"}  # tensor core instructions; HMMA elsewhere
-ROOMS = ("attention", "group_norm_silu", "geglu", "add_layer_norm")
+ROOMS = ("attention", "group_norm_silu", "instance_norm_act", "geglu", "add_layer_norm")
 
 
 def launches() -> Iterator[tuple[str, str, Any]]:
-    """(room, name, launch) of what SD1.5 and SDXL ask for, on tensors of no size to speak of."""
+    """(room, name, launch) of what SD1.5, SDXL and E2GAN ask for, on tensors of no size to speak of."""
     import torch
 
     def empty(*shape: int, dtype: torch.dtype) -> torch.Tensor:
@@ -56,6 +56,15 @@ def launches() -> Iterator[tuple[str, str, Any]]:
                         if name not in seen:
                             seen.add(name)
                             yield "group_norm_silu", name, one
+        for channels, side in ((64, 136), (256, 17)):
+            x = empty(1, channels, side, side, dtype=dtype).contiguous(memory_format=torch.channels_last)
+            row = empty(1, channels, dtype=dtype)
+            for relu, residual, gain in ((True, None, None), (True, x, row), (False, x, None)):
+                for one in plans["instance_norm_act"].prepare(x, row, row, relu, residual, gain, arch=0)[1]:
+                    name = f"instance-{one.kernel}-{'-'.join(f'{k}{int(v)}' for k, v in one.constants.items())}-{kind}"
+                    if name not in seen:
+                        seen.add(name)
+                        yield "instance_norm_act", name, one
         for one in plans["geglu"].prepare(empty(1, 2560, dtype=dtype), arch=0)[1]:
             yield "geglu", f"geglu-{kind}", one
         for channels in (320, 640, 1280):

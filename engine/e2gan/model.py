@@ -10,7 +10,7 @@ those choices are ours, made by measuring (see benchmarks/LOG.md):
   blocks only; the two additions cost nothing and keep edges that the 1/8 map cannot hold.
 * Upsampling: nearest, then 3 x 3 (`kernels/upsample_conv`). Every pixel receives the same number of products (no checkerboard from
   here), and the weights are plain convolutions, which peft can adapt (it cannot adapt transposed ones).
-* Norm: instance norm (`kernels/instance_norm`) everywhere but in the stem and the first downsampling, whose maps bring absolute
+* Norm: instance norm (`kernels/instance_norm_act`) everywhere but in the stem and the first downsampling, whose maps bring absolute
   colour to the way up over the skips. Without it there, one layer's outputs grew until ReLU held the next at zero for good.
 * Transformer block at 1/16 of the picture's side with one head (softmax cost grows with heads); self-attention reads keys and
   values from a summary of at most 16 x 16 cells, so its cost grows with pixels, never with their square.
@@ -28,7 +28,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...kernels.instance_norm import instance_norm
+from ...kernels.arranged import conv2d, linear
+from ...kernels.instance_norm_act import instance_norm_act
 from ...kernels.upsample_conv import upsample_conv
 
 Modulation = tuple[Tensor, Tensor]  # scale and shift of each channel, each [B, C]
@@ -71,7 +72,23 @@ class Architecture:
         return asdict(self)
 
 
-class ResNetBlock(nn.Module):
+class Block(nn.Module):
+    """Part of the network. wrapped: an adapter may stand around its layers, so that they must be called; see Generator.unwrapped."""
+
+    wrapped = True
+
+    def convolved(self, layer: nn.Module, x: Tensor, *, relu: bool = False) -> Tensor:
+        if not self.wrapped:
+            return conv2d(x, layer.weight, layer.bias, stride=layer.stride[0], padding=layer.padding[0], relu=relu)
+        return F.relu(layer(x), inplace=True) if relu else layer(x)
+
+    def multiplied(self, layer: nn.Module, x: Tensor, *, gelu: bool = False) -> Tensor:
+        if not self.wrapped:
+            return linear(x, layer.weight, layer.bias, gelu=gelu)
+        return F.gelu(layer(x)) if gelu else layer(x)
+
+
+class ResNetBlock(Block):
     """RB: x + norm(conv(relu(norm(conv(x)))))."""
 
     def __init__(self, channels: int, ops) -> None:
@@ -80,10 +97,11 @@ class ResNetBlock(nn.Module):
         self.conv2 = ops.Conv2d(channels, channels, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor, first: Modulation, second: Modulation) -> Tensor:
-        return x + instance_norm(self.conv2(F.relu(instance_norm(self.conv1(x), *first))), *second)
+        y = instance_norm_act(self.convolved(self.conv1, x), *first)
+        return instance_norm_act(self.convolved(self.conv2, y), *second, relu=False, residual=x)
 
 
-class Down(nn.Module):
+class Down(Block):
     """Convolution, norm if modulated, ReLU: the stem and every halving of the resolution."""
 
     def __init__(self, channels: int, out: int, ops, *, stride: int = 2, bias: bool = False) -> None:
@@ -91,14 +109,13 @@ class Down(nn.Module):
         self.conv = ops.Conv2d(channels, out, 3, stride=stride, padding=1, bias=bias)
 
     def forward(self, x: Tensor, modulation: Modulation | None = None) -> Tensor:
-        x = self.conv(x)
-        return F.relu(x if modulation is None else instance_norm(x, *modulation))
+        if modulation is None:
+            return self.convolved(self.conv, x, relu=True)
+        return instance_norm_act(self.convolved(self.conv, x), *modulation)
 
 
-class Up(nn.Module):
+class Up(Block):
     """Nearest upsampling, convolution, modulated norm, plus the scaled encoder's map of that resolution, ReLU."""
-
-    wrapped = True  # an adapter may stand around the convolution, so that it must be called; see Generator.unwrapped
 
     def __init__(self, channels: int, out: int, ops) -> None:
         super().__init__()
@@ -106,8 +123,7 @@ class Up(nn.Module):
 
     def forward(self, x: Tensor, modulation: Modulation, skip: Tensor | None = None, gain: Tensor | None = None) -> Tensor:
         x = self.conv(F.interpolate(x, scale_factor=2)) if self.wrapped else upsample_conv(x, self.conv.weight)
-        x = instance_norm(x, *modulation)
-        return F.relu(x if skip is None else torch.addcmul(x, skip, gain[:, :, None, None].to(x.dtype)))
+        return instance_norm_act(x, *modulation, residual=skip, gain=gain)
 
 
 class TextModulation(nn.Module):
@@ -121,7 +137,7 @@ class TextModulation(nn.Module):
         return self.outer(F.silu(self.inner(context.mean(1))))
 
 
-class TransformerBlock(nn.Module):
+class TransformerBlock(Block):
     """TB: self-attention, cross-attention to the text context, feed-forward; tokens are the cells of the map."""
 
     def __init__(self, channels: int, heads: int, text_width: int, summary_cells: int, ops) -> None:
@@ -153,13 +169,14 @@ class TransformerBlock(nn.Module):
         tokens = x.permute(0, 2, 3, 1).flatten(1, 2)  # [B, H * W, C]
         normed = self.norm1(tokens)
         few = self.summary(normed, height, width)
-        tokens = tokens + self.to_out(self.attention(self.to_q(normed), self.to_k(few), self.to_v(few)))
-        tokens = tokens + self.text_out(self.attention(self.text_q(self.norm2(tokens)), keys, values))
-        tokens = tokens + self.ff_out(F.gelu(self.ff_in(self.norm3(tokens))))
+        run = self.multiplied
+        tokens = tokens + run(self.to_out, self.attention(run(self.to_q, normed), run(self.to_k, few), run(self.to_v, few)))
+        tokens = tokens + run(self.text_out, self.attention(run(self.text_q, self.norm2(tokens)), keys, values))
+        tokens = tokens + run(self.ff_out, run(self.ff_in, self.norm3(tokens), gelu=True))
         return tokens.unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
 
-class Generator(nn.Module):
+class Generator(Block):
     """RGB [B, 3, H, W] in -1..1 and a text context [B, T, text_width] to RGB in -1..1; H and W multiples of 16.
 
     `ops` supplies Conv2d, Linear and LayerNorm; a host with its own memory management passes its own.
@@ -189,8 +206,9 @@ class Generator(nn.Module):
 
     def unwrapped(self) -> "Generator":
         """Itself, with the promise that each layer's `weight` is all of it, so that kernels may use the weights alone."""
-        for layer in (self.us, self.up1, self.up2):
-            layer.wrapped = False
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.wrapped = False
         return self
 
     def read(self, context: Tensor) -> Text:
@@ -210,7 +228,7 @@ class Generator(nn.Module):
         x = self.us(self.transformer(self.ds(x, m[5]), text.keys, text.values), m[6])
         x = self.up1(self.res3(x, m[7], m[8]), m[9], quarter, quarter_gain)
         x = self.up2(x, m[10], half, half_gain)
-        return torch.tanh(F.pixel_shuffle(self.head(x), 2))
+        return torch.tanh(F.pixel_shuffle(self.convolved(self.head, x), 2))
 
 
 def initialise(generator: Generator, seed: int) -> Generator:

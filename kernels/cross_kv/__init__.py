@@ -1,5 +1,5 @@
 """Keys and values of cross-attention, projected once a prompt."""
 
-from .api import CrossKV
+from .api import CrossKV, state
 
-__all__ = ["CrossKV"]
+__all__ = ["CrossKV", "state"]

@@ -67,7 +67,7 @@ class CrossKV:
         learning = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (context, *weights, *biases))
         if learning:
             return F.linear(context, weights[0], biases[0]), F.linear(context, weights[1], biases[1])
-        form = (layer, context.shape[1:], context.dtype, context.device, *(_state(t) for t in (*weights, *biases)))
+        form = (layer, context.shape[1:], context.dtype, context.device, *(state(t) for t in (*weights, *biases)))
         keys = tuple([(form, name) for name in names])
         known, pair = self._batches.get(layer, (None, None))
         if known == keys:
@@ -104,7 +104,7 @@ class CrossKV:
             self._batches = {layer: batch for layer, batch in self._batches.items() if oldest not in batch[0]}
 
 
-def _state(weight: Tensor | None) -> Hashable:
+def state(weight: Tensor | None) -> Hashable:
     """What changes when a weight is replaced, moved or, where torch counts it, written to."""
     if weight is None:
         return None

@@ -2,30 +2,33 @@
 
 Of the nine pixels under the kernel, those that are copies of one cell share it: each of the four output pixels of a cell sees only
 2 x 2 different cells, with sums of kernel entries as weights. So one 2 x 2 convolution with 4 O outputs on the small map does it,
-and its outputs are put in place. Equal to the reference but for rounding (the sums are taken in float32).
+and its outputs are put in place; or a transposed 4 x 4 convolution, which is faster forward and slower backward, so it serves where
+nothing is learnt and its weight can be arranged. Equal to the reference but for rounding (the sums are taken in float32).
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
+from ..arranged import arrange_doubling, doubling, fits
+from ..derived import PerWeight
 from .reference import upsample_conv_reference
 
-_known = WeakTensorKeyDictionary()  # weight -> (its version, dtype and device; weights of the four pixels)
 PIXELS = ((0, 0), (0, 1), (1, 0), (1, 1))  # down and right of a cell's upper left pixel
 
 
-def upsample_conv(x: Tensor, weight: Tensor) -> Tensor:
-    """[B, I, H, W] and [O, I, 3, 3] to [B, O, 2 H, 2 W] in channels_last, zeros around the upsampled map.
+def upsample_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """[B, I, H, W], [O, I, 3, 3] and [O] to [B, O, 2 H, 2 W] in channels_last, zeros around the upsampled map.
 
-    Differentiable in both, also under autocast. On other devices than CPUs this is the reference.
+    Differentiable in all, also under autocast. On other devices than CPUs this is the reference.
     """
     if x.device.type != "cpu":
-        return upsample_conv_reference(x, weight)
+        return upsample_conv_reference(x, weight, bias)
+    if fits(x, weight, bias):
+        return doubling(x, _arranged(weight), bias)
     learning = torch.is_grad_enabled() and weight.requires_grad
     kernel = _four_pixels(weight) if learning else _of_four_pixels(weight)
-    return _InPlace.apply(F.conv2d(x, kernel, padding=1))
+    return _InPlace.apply(F.conv2d(x, kernel, None if bias is None else bias.repeat(4), padding=1))
 
 
 class _InPlace(torch.autograd.Function):
@@ -58,16 +61,6 @@ class _InPlace(torch.autograd.Function):
         return cells.permute(0, 3, 1, 2)
 
 
-def _of_four_pixels(weight: Tensor) -> Tensor:
-    """What `_four_pixels` gives, kept as long as the weight lives unchanged."""
-    state = (0 if weight.is_inference() else weight._version, weight.data_ptr(), weight.dtype, weight.device)
-    known = _known.get(weight)
-    if known is None or known[0] != state:
-        with torch.inference_mode(False):  # it may be asked for again where gradients flow
-            known = _known[weight] = state, _four_pixels(weight.detach())
-    return known[1]
-
-
 def _four_pixels(weight: Tensor) -> Tensor:
     """[4 O, I, 2, 2] for the upper left, upper right, lower left and lower right pixel, in channels_last."""
     rows = _pairs(weight if weight.dtype == torch.float64 else weight.float(), 2)
@@ -79,3 +72,16 @@ def _pairs(kernel: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """Three entries along a side as two, for the first and for the second pixel of a cell: (a, b + c) and (a + b, c)."""
     a, b, c = kernel.unbind(side)
     return torch.stack([a, b + c], side), torch.stack([a + b, c], side)
+
+
+def _transposed(weight: Tensor) -> Tensor:
+    """[I, O, 4, 4], to be used with stride 2: the kernel spread over the 2 x 2 pixels that hold the same cell."""
+    wide = weight if weight.dtype == torch.float64 else weight.float()
+    turned = wide.permute(2, 3, 1, 0).flip(0, 1).contiguous()
+    kernel = turned.new_zeros(4, 4, *turned.shape[2:])
+    for down, right in PIXELS:
+        kernel[down : down + 3, right : right + 3] += turned
+    return kernel.permute(2, 3, 0, 1).to(weight.dtype)
+
+
+_of_four_pixels, _arranged = PerWeight(_four_pixels), PerWeight(lambda weight: arrange_doubling(_transposed(weight)))

@@ -34,6 +34,20 @@ UNET = {
     "use_checkpoint": False,
     "legacy": False,
 }
+# What of it is otherwise in SDXL.
+SDXL = {
+    "num_res_blocks": [2, 2, 2],
+    "channel_mult": [1, 2, 4],
+    "transformer_depth": [0, 0, 2, 2, 10, 10],
+    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+    "transformer_depth_middle": 10,
+    "context_dim": 2048,
+    "num_heads": -1,
+    "num_head_channels": 64,
+    "use_linear_in_transformer": True,
+    "adm_in_channels": 2816,
+    "num_classes": "sequential",
+}
 VAE = {"double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128}
 VAE |= {"ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0}
 
@@ -112,13 +126,14 @@ def fill(network: nn.Module, seed: int) -> nn.Module:
     return network
 
 
-def random_model(seed: int = 0, **changes: object):
-    """A MODEL as the checkpoint loader gives it on a processor: float32, SD1.5's config with `changes`."""
+def random_model(seed: int = 0, family: str = "SD15", **changes: object):
+    """A MODEL as the checkpoint loader gives it on a processor: float32, SD1.5's config, or SDXL's, with `changes`."""
     import comfy.model_patcher
     import comfy.model_sampling
     import comfy.supported_models
 
-    config = comfy.supported_models.SD15({**UNET, **changes, "dtype": torch.float32})
+    unet = {**UNET, **(SDXL if family == "SDXL" else {}), **changes, "dtype": torch.float32}
+    config = getattr(comfy.supported_models, family)(unet)
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, "", device="cpu")
     fill(model.diffusion_model, seed)
@@ -145,8 +160,9 @@ def sample(model, latent: torch.Tensor, steps: int, seed: int = 1, cfg: float = 
 
     width = model.model.model_config.unet_config["context_dim"]
     random = torch.Generator().manual_seed(seed)
-    positive = positive or [[torch.randn(1, 77, width, generator=random), {}]]
-    negative = negative or [[torch.randn(1, 77, width, generator=random), {}]]
+    pooled = {"pooled_output": torch.randn(1, 1280, generator=random)} if model.model.adm_channels else {}
+    positive = positive or [[torch.randn(1, 77, width, generator=random), pooled]]
+    negative = negative or [[torch.randn(1, 77, width, generator=random), pooled]]
     noise = comfy.sample.prepare_noise(latent, seed)
     options = {"disable_pbar": True, "seed": seed, **options}
     return comfy.sample.sample(model, noise, steps, cfg, "euler", "normal", positive, negative, latent, **options)

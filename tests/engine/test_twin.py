@@ -11,6 +11,7 @@ from hotpath.engine import packed
 from hotpath.engine.accelerate import OnTwin, cast
 from hotpath.engine.twin import Twin, twin_of, unfit
 from torch import nn
+from torch.nn import functional as F
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -113,7 +114,7 @@ def test_one_twin_for_all_who_ask_and_none_when_they_are_gone() -> None:
 
 def test_arranged_weights_take_the_place_of_plain_ones() -> None:
     twin = Twin(torch.bfloat16).follow(network())
-    if not packed.supported():
+    if not packed.supported(torch.bfloat16):
         pytest.skip("this torch or processor has no arranged weights")
     twin(cast(PICTURE, torch.bfloat16))
     assert twin[0].weight.isnan().all()
@@ -132,6 +133,37 @@ def test_only_plain_convolutions_are_arranged() -> None:
     assert not packed.pack(nn.Conv2d(3, 3, 3))
     assert not packed.pack(nn.Conv2d(3, 3, 1).bfloat16())
     assert not packed.pack(nn.Linear(3, 3).bfloat16())
+
+
+ODD = (2, 5, 21, 22)
+
+
+class Upsample(nn.Module):
+    """As ComfyUI's U-Net has it, but for what it does not need here."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 3, padding=1, bias=bias)
+
+    def forward(self, x, output_shape=None):
+        size = output_shape[2:] if output_shape is not None else [2 * side for side in x.shape[2:]]
+        return self.conv(F.interpolate(x, size=size, mode="nearest"))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [None, (2, 5, 22, 22), ODD], ids=["double", "double, asked for", "an odd side"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_an_upsampling_layer_computes_the_same_before_and_after_its_weights_change(bias, shape, dtype) -> None:
+    torch.manual_seed(0)
+    source, twin = Upsample(bias).requires_grad_(False), Twin(dtype)
+    for change in (lambda conv: None, lambda conv: setattr(conv, "weight", nn.Parameter(-conv.weight, requires_grad=False))):
+        change(source.conv)
+        copy, wanted, plain = twin.follow(source), source(PICTURE, shape), []
+        hook = copy.conv.register_forward_hook(lambda *_, plain=plain: plain.append(True))
+        found = copy(cast(PICTURE, dtype), shape)
+        hook.remove()
+        assert float((found.float() - wanted).norm() / wanted.norm()) < (0.02 if dtype == torch.bfloat16 else 1e-6)
+        assert bool(plain) == (shape == ODD), "only an odd side is left to the layer's own convolution"
 
 
 def test_what_cannot_have_a_twin() -> None:

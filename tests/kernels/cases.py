@@ -13,6 +13,8 @@ from hotpath.kernels.geglu.api import by_torch as geglu_by_torch
 from hotpath.kernels.geglu.reference import geglu_reference
 from hotpath.kernels.group_norm_silu.api import by_torch as group_norm_silu_by_torch
 from hotpath.kernels.group_norm_silu.reference import group_norm_silu_reference
+from hotpath.kernels.instance_norm_act.api import by_torch as instance_norm_act_by_torch
+from hotpath.kernels.instance_norm_act.reference import instance_norm_act_reference
 from hotpath.tests.testing import random
 from torch import Tensor
 
@@ -186,6 +188,58 @@ MAP_FAULTS = [
 ]
 
 
+# ---- instance norm and what follows it
+
+
+def pictures(
+    shape: tuple[int, ...], dtype: torch.dtype, *, rows: int = 1, relu: bool = True, added: str = "", mean: float = 0.0
+) -> tuple:
+    """Arguments of instance_norm_act; rows: of scale, shift and gain; added: "" for nothing, r(esidual), g(ain) for one with a gain."""
+    source = random(shape[1])
+    x, residual = (torch.randn(shape, generator=source) for _ in range(2))
+    x, residual = (t.to(dtype).contiguous(memory_format=torch.channels_last) for t in (x + mean, residual))
+    scale, shift, gain = (torch.randn(rows, shape[1], generator=source).to(dtype) for _ in range(3))
+    return x, scale, shift, relu, residual if added else None, gain if added == "g" else None
+
+
+def picture_cases() -> list[Case]:
+    forms = {}
+    for dtype in (HALF, BRAIN, FULL):
+        for name, shape in (("whole", (2, 20, 7, 5)), ("passes", (2, 70, 19, 34))):
+            forms[f"{name}-{dtype}"] = partial(pictures, shape, dtype, rows=2, added="g")
+            forms[f"{name}-residual-{dtype}"] = partial(pictures, shape, dtype, relu=False, added="r")
+    forms["whole-plain"] = partial(pictures, (1, 40, 17, 17), HALF)
+    forms["passes-plain"] = partial(pictures, (1, 64, 34, 34), HALF)
+    forms["passes-long"] = partial(pictures, (1, 8, 50, 50), HALF)
+    forms["one-cell"] = partial(pictures, (1, 8, 1, 1), FULL)
+    forms["whole-far"] = partial(pictures, (1, 20, 7, 5), FULL, mean=300.0)
+    forms["passes-far"] = partial(pictures, (1, 20, 19, 34), FULL, mean=300.0)
+    return [
+        Case(f"pictures-{name}", "instance_norm_act", form, instance_norm_act_reference, instance_norm_act_by_torch)
+        for name, form in forms.items()
+    ]
+
+
+PICTURE_FAULTS = [
+    Fault("squares about zero", "pictures-passes-far", "values - own_mean[None, :], 0.0)", "values, 0.0)"),
+    Fault("chunks not joined", "pictures-passes-torch.float16", "+ off * off * counts", ""),
+    Fault("tiles of a chunk not joined", "pictures-passes-long", "+ step * step * (count * more / (count + more))", ""),
+    Fault("a short chunk counted whole", "pictures-passes-torch.float16", "tl.minimum(chunk, cells - i * chunk)", "chunk"),
+    Fault("cells beyond the map in the spread", "pictures-whole-torch.float16", "tl.where(ok, values - mean[None, :], 0.0)", "values - mean[None, :]"),
+    Fault("scale of the first picture", "pictures-passes-torch.float16", "scale + b * scale_step + c", "scale + c"),
+    Fault("shift of the first picture", "pictures-whole-torch.float16", "shift + b * scale_step + c", "shift + c"),
+    Fault("gain of the first picture", "pictures-whole-torch.float16", "gain + b * gain_step + c", "gain + c"),
+    Fault("sums of the first picture", "pictures-passes-torch.float16", "place = (b * chunks + i[:, None])", "place = (i[:, None])"),
+    Fault("residual left out of a map", "pictures-whole-residual-torch.float16", "y += more", "y += 0.0 * more"),
+    Fault("gain not applied", "pictures-passes-torch.float16", "if GAIN:", "if False:"),
+    Fault("residual within the norm's scale", "pictures-whole-residual-torch.float16", "own_gain[None, :] + own_shift[None, :]", "own_gain[None, :]"),
+    Fault("ReLU left out", "pictures-passes-plain", "if RELU:", "if False:"),
+    Fault("ReLU where none is wanted", "pictures-passes-residual-torch.float16", "if RELU:", "if True:"),
+    Fault("unwritten channels of pictures", "pictures-passes-torch.float16", "ok = (r[:, None] < cells) & c_ok[None, :]\n    at = b.to(tl.int64) * cells * channels + r[:, None] * channels + c[None, :]\n    centred", "ok = (r[:, None] < cells) & (c < channels - 1)[None, :]\n    at = b.to(tl.int64) * cells * channels + r[:, None] * channels + c[None, :]\n    centred"),
+    Fault("unwritten last cells", "pictures-passes-torch.float16", "r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)\n    ok = (r[:, None] < cells)", "r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)\n    ok = (r[:, None] < cells - 1)"),
+]  # fmt: skip
+
+
 # ---- GEGLU, and layer norm of a sum
 
 
@@ -227,5 +281,5 @@ ROW_FAULTS = [
     Fault("mean over padded channels", "add_layer_norm-far", "tl.sum(value, 0) / channels", "tl.sum(value, 0) / PADDED"),
 ]  # fmt: skip
 
-CASES = [*attention_cases(), *map_cases(), *row_cases()]
-FAULTS = [*ATTENTION_FAULTS, *MAP_FAULTS, *ROW_FAULTS]
+CASES = [*attention_cases(), *map_cases(), *picture_cases(), *row_cases()]
+FAULTS = [*ATTENTION_FAULTS, *MAP_FAULTS, *PICTURE_FAULTS, *ROW_FAULTS]
