@@ -156,6 +156,7 @@ class Editor:
         """Puts one node on an empty canvas, in the middle, and selects it."""
         self.page.evaluate(
             """kind => {
+                window.app.clean();
                 const {graph, canvas} = window.app;
                 graph.clear();
                 canvas.ds.scale = 1;
