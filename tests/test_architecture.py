@@ -323,6 +323,14 @@ def test_examples_are_workflows_of_known_nodes(path: Path) -> None:
         assert {source, target} <= set(kinds)
 
 
+@pytest.mark.parametrize("path", EXAMPLES, ids=[path.stem for path in EXAMPLES])
+def test_examples_open_in_a_view_of_their_own(path: Path) -> None:
+    """Without one the editor fits the graph while it measures the nodes, and Nodes 2.0 (frontend 1.32.9) scatters them."""
+    workflow = json.loads(path.read_text(encoding="utf-8"))
+    assert workflow["extra"]["ds"]["scale"] >= 0.6, "below, the classic canvas hides all text"
+    assert len(workflow["extra"]["ds"]["offset"]) == 2
+
+
 def test_every_node_is_in_an_example() -> None:
     shown = {node["type"] for path in EXAMPLES for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]}
     assert set(IDS) <= shown
