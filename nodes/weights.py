@@ -5,7 +5,7 @@ from pathlib import Path
 import comfy.model_management
 import comfy.utils
 import folder_paths
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..engine.errors import InvalidInput
 from ..engine.weights import manifest, report
@@ -103,7 +103,8 @@ class Weights(io.ComfyNode):
                 fetch(entry, folder, Download())
                 found = report.find(entry, report.sizes_of([folder / entry.name]), obey_cancel)
             text, name = report.sheet(found, folder), loader_name(found.path or folder / entry.name, entry.directory)
-        return io.NodeOutput(text, name, ui=tell(cls, text.partition("\n")[0] if weights == ALL else text))
+        tell(cls, text.partition("\n")[0] if weights == ALL else text)
+        return io.NodeOutput(text, name, ui=ui.PreviewText(text))
 
 
 NODES = [Weights]

@@ -55,6 +55,14 @@ def test_an_example_has_an_id_and_a_thumbnail(path: Path) -> None:
         assert picture.convert("L").getextrema()[0] < picture.convert("L").getextrema()[1]
 
 
+@each
+def test_an_example_opens_in_a_view_of_its_own(path: Path) -> None:
+    """Without one the editor fits the graph while it measures the nodes, and Nodes 2.0 (frontend 1.32.9) scatters them."""
+    view = workflow(path)["extra"]["ds"]
+    assert view["scale"] >= 0.6, "below, the classic canvas hides all text"
+    assert len(view["offset"]) == 2
+
+
 def test_ids_are_unique() -> None:
     assert len({workflow(path)["id"] for path in EXAMPLES}) == len(EXAMPLES)
 

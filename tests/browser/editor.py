@@ -74,8 +74,6 @@ class Editor:
 
     def __init__(self, page: Page, server: Client, screenshots: Path) -> None:
         self.page, self.server, self.screenshots = page, server, screenshots
-        self.troubles: list[str] = []  # failed requests for files of ours and errors in scripts
-        page.on("response", lambda answer: answer.status >= 400 and "hotpath" in answer.url.lower() and self.troubles.append(f"{answer.status} {answer.url}"))  # fmt: skip
 
     def open(self) -> None:
         """Loads the page, or loads it again."""
@@ -156,6 +154,7 @@ class Editor:
         """Puts one node on an empty canvas, in the middle, and selects it."""
         self.page.evaluate(
             """kind => {
+                window.app.clean();
                 const {graph, canvas} = window.app;
                 graph.clear();
                 canvas.ds.scale = 1;

@@ -26,6 +26,7 @@ SMALL: dict[str, dict[str, dict[int, Any]]] = {
     "e2gan_train_concept": {"Hotpath_TrainE2GANConcept": {3: "fast", 7: 10}, "Hotpath_SaveE2GANConcept": {1: True}},
     "e2gan_distill_workflow": {"Hotpath_TrainE2GANConcept": {3: "fast", 7: 10}, "Hotpath_SaveE2GANConcept": {1: True}},
 }
+KEPT = ("my_edit", "my_icons")  # names of folders in which pairs and trainings grow from run to run
 SHOWS_PICTURES = ("SaveImage", "PreviewImage", "LossGraphNode", "Hotpath_ProbeReport", "Hotpath_CompareReports")
 MODEL_LISTS = {"ckpt_name", "file"}  # choices of files that the user has yet to fetch
 
@@ -97,10 +98,12 @@ def test_a_dropped_example_is_whole_and_tidy(editor: Editor, design: str, path: 
     assert not [choice for choice in choices if not choice[3] and choice[1] not in MODEL_LISTS]
 
 
-def small(path: Path) -> dict[str, Any]:
-    """The example with its long work made short."""
+def small(path: Path, design: str) -> dict[str, Any]:
+    """The example with its long work made short, and what it keeps kept apart from the other design's."""
     workflow = read(path)
     for node in workflow["nodes"]:
+        values = node.get("widgets_values", [])
+        node["widgets_values"] = [f"{value}_{design}" if value in KEPT else value for value in values]
         for index, value in SMALL[path.stem].get(node["type"], {}).items():
             node["widgets_values"][index] = value
     return workflow
@@ -111,7 +114,7 @@ def small(path: Path) -> dict[str, Any]:
 def test_an_example_runs_and_shows_what_it_made(editor: Editor, design: str, path: Path) -> None:
     editor.use(design)
     editor.forget()
-    workflow = editor.drop(path, small(path))
+    workflow = editor.drop(path, small(path, design))
     editor.run()
     assert editor.ended(90) == "execution_success", editor.told[-1]
     for node in workflow["nodes"]:
