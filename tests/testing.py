@@ -64,7 +64,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     """One hash of the bits of named tensors."""
     total = hashlib.sha256()
     for name in sorted(tensors):
-        total.update(name.encode() + tensors[name].detach().contiguous().numpy().tobytes())
+        total.update(name.encode() + tensors[name].detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
 
 
