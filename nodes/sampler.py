@@ -111,14 +111,17 @@ class StudentSchedule(io.ComfyNode):
                 _steps(),
                 _denoise(),
                 _timesteps(),
+                _solver(),
             ],
             outputs=[io.Sigmas.Output("sigmas", display_name="SIGMAS", tooltip="Noise levels, falling."), _report_output()],
         )
 
     @classmethod
-    def execute(cls, model: ModelPatcher, student: str, steps: int, denoise: float, timesteps: str = "") -> io.NodeOutput:
+    def execute(
+        cls, model: ModelPatcher, student: str, steps: int, denoise: float, timesteps: str = "", solver: str = host.OWN
+    ) -> io.NodeOutput:
         table = host.noise_levels(model)
-        chosen, why = host.choose(model, student, timesteps)
+        chosen, why = host.choose(model, student, timesteps, solver)
         run = host.with_doubts(plan(chosen, steps, denoise), model)
         report = f"{run}\nStudent: {why}"
         return io.NodeOutput(run.sigmas(table), report, ui=tell(cls, report))

@@ -43,7 +43,7 @@ def test_guidance_and_pictures_go_in_as_in_diffusers(results: dict[str, list], l
 
 
 def test_custom_sampling_is_the_same_run(results: dict[str, list]) -> None:
-    assert good(results, "custom sampling") == [True, True]
+    assert good(results, "custom sampling") == [True, True, True]
 
 
 def test_the_network_is_asked_at_the_timesteps_of_the_student(results: dict[str, list]) -> None:
