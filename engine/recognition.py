@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from .students import SAFEST, STUDENTS
-from .weights import manifest
+from .weights.manifest import Entry
 
 # Names as their authors and most re-uploads write them, in lower case with every separator as one space; the number is the step count.
 _NAMES = (
     (r"hyper ?sdxl 1 ?steps? unet", "hyper_sdxl_unet_1"),
     (r"hyper ?sd(?:15|xl|1 5)? (\d+) ?steps? cfg", "hyper_sd_{}_cfg"),
     (r"hyper ?sd(?:15|xl|1 5)? (\d+) ?steps?", "hyper_sd_{}"),
-    (r"lightning (\d+) ?steps? x0", "sdxl_lightning_x0_{}"),
+    (r"lightning (\d+) ?steps?(?: unet)? x0", "sdxl_lightning_x0_{}"),
     (r"lightning (\d+) ?steps?", "sdxl_lightning_{}"),
     (r"pcm(?: \w+)? smallcfg (\d+) ?steps?", "pcm_smallcfg_{}"),
     (r"pcm(?: \w+)? normalcfg (\d+) ?steps?", "pcm_normalcfg_{}"),
@@ -47,8 +47,11 @@ def by_name(text: str) -> str | None:
     return None
 
 
-def recognise(name: str, metadata: Mapping[str, str], keys: Iterable[str], sha256: Callable[[], str]) -> Recognised | None:
-    """The student of a file, or None. `sha256` is asked only where metadata and keys say nothing: it reads the whole file."""
+def recognise(
+    name: str, metadata: Mapping[str, str], keys: Iterable[str], entry: Callable[[], Entry | None] = lambda: None
+) -> Recognised | None:
+    """The student of a file, or None. `entry` gives the known file that has its SHA-256; it is asked only where metadata and
+    keys say nothing, since it may have to read the whole file."""
     if metadata.get(OWN_KEY) in STUDENTS:
         return Recognised(metadata[OWN_KEY], f"its metadata says so ({OWN_KEY})")
     for field in _TITLES:
@@ -56,11 +59,9 @@ def recognise(name: str, metadata: Mapping[str, str], keys: Iterable[str], sha25
             return Recognised(student, f"its metadata names it ({field}: {metadata[field]})")
     if EMBEDDED_KEY in keys:
         return Recognised("lcm_unet", f"it has an input for guidance ({EMBEDDED_KEY})")
-    digest = sha256()
-    for known in manifest.entries():
-        if known.student and known.hash == digest:
-            doubt = "" if known.verified else ", a hash seen on re-uploads only, not on the owner's page"
-            return Recognised(known.student, f"its SHA-256 is that of {known.name}{doubt}")
+    if (known := entry()) and known.student:
+        doubt = "" if known.verified else ", a hash seen on re-uploads only, not on the owner's page"
+        return Recognised(known.student, f"its SHA-256 is that of {known.name}{doubt}")
     if student := by_name(name):
         return Recognised(student, f"its name says so ({name}), which is the weakest evidence")
     return None

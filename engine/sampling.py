@@ -141,8 +141,8 @@ def _walk(
         if callback is not None:
             callback({"x": x, "i": index, "sigma": sigmas[index], "sigma_hat": sigmas[index], "denoised": denoised})
         x = step(x, denoised, sigma, following)
-    if len(levels) < 2 or not math.isclose(levels[-1], float(_levels(table)[0]), rel_tol=1e-5):
-        return x
+    if len(levels) < 2 or not (levels[-1] == 0 or math.isclose(levels[-1], float(_levels(table)[0]), rel_tol=1e-5)):
+        return x  # a part of a run, still noisy
     mask = extra_args.get("denoise_mask")  # 1 where to paint; elsewhere the denoised is the picture that stays, free of noise
     x = x / math.sqrt(1 + levels[-1] ** 2)
     return x if mask is None else denoised + mask * (x - denoised)

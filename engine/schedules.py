@@ -153,7 +153,14 @@ def plan(student: Student, steps: int = 0, denoise: float = 1.0, guidance: float
         warnings.append(
             f"{student.title} was distilled for {known} steps, got {len(grid)}: set steps to 0 or take the file for {len(grid)}."
         )
-    return Plan(student, grid, suffix(grid, denoise), value, tuple(filter(None, warnings)))
+    timesteps = suffix(grid, denoise)
+    if denoise < 1 and timesteps == grid:
+        less = len(grid) - 1
+        runs = f"all {len(grid)} steps, as 1 does: {less / len(grid):.3g} runs {less}" if less else "the one step, as 1 does"
+        warnings.append(
+            f"A denoise of {denoise:g} runs {runs}; to keep more of a picture, lower it or take a student of more steps."
+        )
+    return Plan(student, grid, timesteps, value, tuple(filter(None, warnings)))
 
 
 def parse_timesteps(text: str) -> tuple[int, ...]:

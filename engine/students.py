@@ -11,7 +11,6 @@ HYPER = {
     "licence": "openrail++ in older revisions of ByteDance/Hyper-SD; later ones show no licence",
     "source": "arXiv 2404.13686 and the README of ByteDance/Hyper-SD",
 }
-FINAL = "that DDIM's last step ends at no noise (set_alpha_to_one) is ours"
 LIGHTNING = {
     "rule": "trailing",
     "solver": "euler",
@@ -38,8 +37,9 @@ TURBO = {
 
 
 def _hyper_sd(count: int) -> Student:
-    row = Student(f"hyper_sd_{count}", f"Hyper-SD {count}-step", "trailing", (count,), count, "ddim", **HYPER)
-    return replace(row, unverified=FINAL)
+    """DDIM as its card sets it up, from the base's own scheduler settings: those of SD 1.5 and SDXL end at timestep 0's level."""
+    title = f"Hyper-SD {count}-step"
+    return Student(f"hyper_sd_{count}", title, "trailing", (count,), count, "ddim", final="first", **HYPER)
 
 
 def _lightning(count: int) -> Student:
@@ -64,7 +64,8 @@ _ROWS = (
         resolution=SD15,
         licence="no public weights",
         source="arXiv 2306.00980",
-        unverified=f"the trailing timesteps are inferred from its training intervals; 7.5 as the default within 7 to 9 is ours; {FINAL}",
+        unverified="the trailing timesteps are inferred from its training intervals; 7.5 as the default within 7 to 9 and that "
+        "DDIM's last step ends at no noise are ours",
     ),
     Student(
         "lcm_lora",
@@ -85,7 +86,6 @@ _ROWS = (
         8,
         "lcm",
         guidance=Guidance("embedded", 8.0, 1.0, 14.0),
-        resolution=SD15,
         source="diffusers' LatentConsistencyModelPipeline",
         unverified="the counts of steps are those of LCM-LoRA; a guidance of 8 as the default and 14 as the end are ours",
     ),
@@ -107,7 +107,7 @@ _ROWS = (
         id="hyper_sd_8_cfg",
         title="Hyper-SD 8-step CFG",
         guidance=Guidance("range", 5.0, 5.0, 8.0),
-        unverified=f"5 as the default within 5 to 8 is ours; {FINAL}",
+        unverified="5 as the default within 5 to 8 is ours",
     ),
     Student("hyper_sdxl_unet_1", "Hyper-SDXL 1-step UNet", (800,), (1,), 1, "lcm", resolution=SDXL, **HYPER),
     replace(_lightning(1), id="sdxl_lightning_x0_1", title="SDXL-Lightning 1-step x0 UNet", prediction="x0"),

@@ -5,7 +5,6 @@ from dataclasses import replace
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ..engine.recognition import Recognised
 from ..engine.schedules import SOLVERS, plan
 from ..engine.students import STUDENTS
 from . import sampling_host as host
@@ -112,14 +111,17 @@ class StudentSchedule(io.ComfyNode):
                 _steps(),
                 _denoise(),
                 _timesteps(),
+                _solver(),
             ],
             outputs=[io.Sigmas.Output("sigmas", display_name="SIGMAS", tooltip="Noise levels, falling."), _report_output()],
         )
 
     @classmethod
-    def execute(cls, model: ModelPatcher, student: str, steps: int, denoise: float, timesteps: str = "") -> io.NodeOutput:
+    def execute(
+        cls, model: ModelPatcher, student: str, steps: int, denoise: float, timesteps: str = "", solver: str = host.OWN
+    ) -> io.NodeOutput:
         table = host.noise_levels(model)
-        chosen, why = host.choose(model, student, timesteps)
+        chosen, why = host.choose(model, student, timesteps, solver)
         run = host.with_doubts(plan(chosen, steps, denoise), model)
         report = f"{run}\nStudent: {why}"
         return io.NodeOutput(run.sigmas(table), report, ui=tell(cls, report))
@@ -216,17 +218,19 @@ class LoadStudent(io.ComfyNode):
     @classmethod
     def execute(cls, model: ModelPatcher, file: str, student: str, strength: float, prediction: str) -> io.NodeOutput:
         host.noise_levels(model)
-        model, weights = model.clone(), None if file == NO_FILE else files.read(file)
-        known = Recognised(student, "chosen by hand") if student != host.AUTO else files.recognised(weights)
+        before, model, weights = host.attached(model), model.clone(), None if file == NO_FILE else files.read(file)
+        known = files.recognised(weights) if student == host.AUTO else files.by_hand(student, weights)
         applied, embedded = files.put_on(model, weights, strength) if weights else ("", None)
-        row = STUDENTS.get(known.student)
+        row, whole = STUDENTS.get(known.student), bool(weights and not weights.is_lora)
         setting = SETTINGS.get(prediction)
-        if setting is None and row and (row.prediction != "eps" or (weights and not weights.is_lora)):
+        if setting is None and row and (row.prediction != "eps" or whole):
             setting = (row.prediction, row.zero_snr)  # a LoRA for eps leaves the model's own setting
-        model.set_attachments(host.ATTACHED, host.Attached(known.student, known.evidence, embedded))
+        now = host.Attached(known.student, known.evidence, embedded, file if whole else "")
+        model.set_attachments(host.ATTACHED, host.over(before, now))
         report = [
             f"{row.title if row else 'Custom student'} ({known.student}): {known.evidence}",
             applied,
+            host.carried(before, whole),
             host.set_prediction(model, *setting) if setting else "",
             f"Licence: {row.licence}" if row else "",
         ]

@@ -42,11 +42,13 @@ class EmbeddedGuidance:
 
 @dataclass(frozen=True, eq=False)
 class Attached:
-    """What rides with a model: the student it is, how that was told, and its guidance input where it has one."""
+    """What rides with a model: the student it is, how that was told, its guidance input where it has one, and the file of
+    its weights where a whole UNet took their place."""
 
     student: str
     evidence: str
     embedded: EmbeddedGuidance | None = None
+    unet: str = ""
 
 
 def prediction(sampling: torch.nn.Module) -> str | None:
@@ -108,6 +110,19 @@ def attached(model: ModelPatcher | None) -> Attached | None:
     return None if model is None else model.get_attachment(ATTACHED)
 
 
+def over(before: Attached | None, now: Attached) -> Attached:
+    """`now` put on a model that carries `before`, whose UNet and guidance input stay where it brings none."""
+    return replace(now, embedded=now.embedded or before.embedded, unet=now.unet or before.unet) if before else now
+
+
+def carried(before: Attached | None, whole: bool) -> str:
+    """A line on the student that a model carries already; `whole` where a UNet has been put in place of the model's."""
+    if before is None:
+        return ""
+    rest = "what of it is a LoRA stays on top of this UNet" if whole else "which stays under this one"
+    return f"It already carried {before.student} ({before.evidence}), {rest}: take that Load Student out unless both are meant."
+
+
 def choose(model: ModelPatcher | None, name: str, timesteps: str = "", solver: str = OWN) -> tuple[Student, str]:
     """The student to run and a sentence on why it is this one."""
     known = attached(model)
@@ -136,10 +151,9 @@ def with_doubts(plan: Plan, model: ModelPatcher, samples: Tensor | None = None) 
     if known and known.student != chosen.id:
         doubts.append(f"The model carries {known.student} ({known.evidence}), but {chosen.id} was chosen.")
     kind = prediction(model.get_model_object("model_sampling"))
-    if chosen.prediction not in ("eps", kind):
-        doubts.append(
-            f"{chosen.title} predicts {chosen.prediction}, the model is set to {kind}: put Load Student before this node."
-        )
+    if chosen.prediction != kind and (chosen.prediction, kind) != ("eps", "v"):  # a LoRA for eps goes onto bases that predict v
+        remedy = "set the prediction in Load Student" if chosen.prediction == "eps" else "put Load Student before this node"
+        doubts.append(f"{chosen.title} predicts {chosen.prediction}, the model is set to {kind}: {remedy}.")
     family = FAMILIES.get(model.model.model_config.unet_config.get("context_dim"))
     sizes = dict(chosen.resolution)
     if family and sizes and family not in sizes:

@@ -17,8 +17,10 @@ from ..engine.errors import InvalidInput, WeightsInvalid, WeightsMissing
 from ..engine.guidance import bias_shift
 from ..engine.recognition import EMBEDDED_KEY, Recognised, recognise, unknown
 from ..engine.students import STUDENTS
-from ..engine.weights.recognise import sha256_of
-from .sampling_host import GUIDED_BIAS, EmbeddedGuidance
+from ..engine.weights import manifest
+from ..engine.weights.recognise import recognise as known_file
+from .sampling_host import GUIDED_BIAS, EmbeddedGuidance, attached
+from .weights import obey_cancel
 
 FOLDERS = ("loras", "diffusion_models")
 NETWORK, CHECKPOINT = "diffusion_model.", "model.diffusion_model."
@@ -69,7 +71,7 @@ class Weights:
 
     @property
     def is_lora(self) -> bool:
-        return any("lora" in key or key.endswith((".alpha", *WHOLE_WEIGHTS)) for key in self.tensors)
+        return any("lora" in key or "lycoris" in key or key.endswith((".alpha", *WHOLE_WEIGHTS)) for key in self.tensors)
 
 
 def read(name: str) -> Weights:
@@ -94,10 +96,19 @@ def recognised(weights: Weights | None) -> Recognised:
     """The student of a file, or a sentence on what to choose."""
     if weights is None:
         raise InvalidInput("Expected a file to recognise, got none: choose a file, or the student that the model is already.")
-    found = recognise(weights.name, weights.metadata, weights.tensors, lambda: sha256_of(weights.path))
+    students = [entry for entry in manifest.entries() if entry.student]
+    found = recognise(weights.name, weights.metadata, weights.tensors, lambda: known_file(weights.path, students, obey_cancel))
     if found is None:
         raise InvalidInput(unknown(weights.name))
     return found
+
+
+def by_hand(student: str, weights: Weights | None) -> Recognised:
+    """A student chosen by hand, and what the file says where it speaks of another; it is not hashed for that."""
+    found = weights and recognise(weights.name, weights.metadata, weights.tensors)
+    if not found or found.student == student or student not in STUDENTS:
+        return Recognised(student, "chosen by hand")
+    return Recognised(student, f"chosen by hand, but the file speaks of {found.student}: {found.evidence}")
 
 
 def put_on(model: ModelPatcher, weights: Weights, strength: float) -> tuple[str, EmbeddedGuidance | None]:
@@ -106,6 +117,11 @@ def put_on(model: ModelPatcher, weights: Weights, strength: float) -> tuple[str,
         return _put_lora(model, weights.tensors, strength, weights.name), None
     if strength != 1:
         raise InvalidInput(f"Expected a strength of 1 for {weights.name}, which is a whole UNet, got {strength:g}: set it to 1.")
+    if (known := attached(model)) and known.unet:
+        raise InvalidInput(
+            f"Expected a model with the UNet of its checkpoint for {weights.name}, got one that carries the whole UNet "
+            f"{known.unet} already (student {known.student}): take the other Load Student out."
+        )
     return _put_network(model, weights.tensors, weights.name)
 
 
@@ -123,6 +139,11 @@ def _put_lora(model: ModelPatcher, tensors: Mapping[str, Tensor], strength: floa
         patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(dict(tensors)), targets, log_missing=False)
     except KeyError as error:
         raise WeightsInvalid(f"{name} is incomplete, it lacks {error}: download it again.") from error
+    if kinds := sorted({kind for patch in patches.values() if (kind := _foreign(patch))}):
+        raise WeightsInvalid(
+            f"{name} holds {' and '.join(kinds)} adapters, only plain LoRA is known here: load it by ComfyUI's Load LoRA and "
+            "choose the student by hand."
+        )
     taken = set().union(*(getattr(patch, "loaded_keys", ()) for patch in patches.values()))
     layers = {stem for stem, target in targets.items() if {target, f"{target.removesuffix('.weight')}.bias"} & patches.keys()}
     homeless = [key for key in tensors if _stem(key, targets) not in layers or not (key in taken or key.endswith(WHOLE_WEIGHTS))]
@@ -149,17 +170,24 @@ def _stem(key: str, targets: Mapping[str, str]) -> str | None:
     return next((key[:end] for end in reversed(ends) if key[:end] in targets), None)
 
 
+def _foreign(patch: object) -> str:
+    """The name of an adapter's family where it is not plain LoRA, such as loha, lokr, or LoRA with a third matrix."""
+    if isinstance(patch, tuple):
+        return ""
+    family = getattr(patch, "name", type(patch).__name__)
+    if family != "lora":
+        return family
+    return "" if patch.weights[3] is None else "Tucker LoRA"
+
+
 def _fits(patch: object, shape: torch.Size | None) -> bool:
-    """Whether a patch gives a difference of that shape. Of the adapter families only plain LoRA is known here."""
+    """Whether a patch, a difference or plain LoRA, is one of that shape."""
     if shape is None:
         return False
     if isinstance(patch, tuple):
         return patch[1][0].shape == shape
-    if getattr(patch, "name", "") != "lora":
-        return False
-    up, down, _, middle, *_ = patch.weights
-    matrices = (up.flatten(1).shape[1] == down.shape[0], up.shape[0] == shape[0], down[0].numel() == shape[1:].numel())
-    return middle is None and all(matrices)
+    up, down, *_ = patch.weights
+    return up.flatten(1).shape[1] == down.shape[0] and up.shape[0] == shape[0] and down[0].numel() == shape[1:].numel()
 
 
 def _put_network(model: ModelPatcher, tensors: Mapping[str, Tensor], name: str) -> tuple[str, EmbeddedGuidance | None]:

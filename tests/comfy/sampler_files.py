@@ -1,6 +1,7 @@
 """Cases of the sampler nodes: LoRA and UNet files, which student they are, and that nothing that came in is changed."""
 # ruff: noqa: B023
 
+import comfy.model_management as mm
 import torch
 from hotpath.engine.guidance import scale_embedding
 from hotpath.tests.comfy.sampler_world import (
@@ -125,7 +126,8 @@ def evidence():
     titled = write("dmd2_sdxl_4step_a.safetensors", lora(1), metadata={"ss_output_name": "LCM_LoRA_test"})
     hashed, named = (write(f"dmd2_sdxl_4step_{letter}.safetensors", lora(seed)) for letter, seed in (("b", 2), ("c", 3)))
     digest, entries = sha256_of(MODELS / "loras" / hashed), manifest.entries
-    manifest.entries = lambda: (manifest.Entry("a", "a file", "loras", "MIT", None, digest, student="tcd"),)
+    size = (MODELS / "loras" / hashed).stat().st_size
+    manifest.entries = lambda: (manifest.Entry("a", "a file", "loras", "MIT", size, digest, student="tcd"),)
     try:
         return [loaded(file=file)[1] for file in (titled, hashed, named)]
     finally:
@@ -133,6 +135,44 @@ def evidence():
 
 
 case("evidence", evidence)
+
+
+def hashing(size):
+    """Load Student on a file of which nothing tells the student, cancelled before, beside a known file of `size` more bytes."""
+    manifest, file = PACK.part("engine.weights.manifest"), write("detail of no name.safetensors", lora(1))
+    entries, size = manifest.entries, (MODELS / "loras" / file).stat().st_size + size
+    manifest.entries = lambda: (manifest.Entry("a", "a file", "loras", "MIT", size, "0" * 64, student="tcd"),)
+    mm.interrupt_current_processing(True)
+    try:
+        return loaded(file=file)
+    finally:
+        manifest.entries = entries
+        mm.interrupt_current_processing(False)
+
+
+case("hash cancelled", lambda: hashing(0))
+case("hash of another size", lambda: hashing(1))
+
+# ---- one student on top of another
+
+
+def stacked():
+    base, one, two = loaded(file=CFG_LORA)[0], "kohya Hyper-SD15-8steps-lora 1.safetensors", "comfyui.safetensors"
+    return [loaded(base, file=one)[1], loaded(base, file=two, student="tcd")[1], loaded(file=one)[1]]
+
+
+case("stacked", stacked)
+
+
+def embedded_below():
+    """An LCM UNet's guidance input is still found below a LoRA student."""
+    model = loaded(loaded(file="any.safetensors")[0], file=CFG_LORA)[0]
+    runs = [samples(model, student="lcm_unet", guidance=scale) for scale in (8.0, 3.0)]
+    return apart(*runs)
+
+
+case("embedded below", embedded_below)
+case("by hand", lambda: [loaded(file=CFG_LORA, student=student)[1] for student in ("lcm_lora", "hyper_sd_8_cfg", "custom")])
 
 
 def left_alone():

@@ -26,6 +26,8 @@ case("warn guidance", lambda: run(student="hyper_sd_8", guidance=7.0)[1])
 case("warn steps", lambda: run(student="hyper_sd_8", steps=5)[1])
 case("warn other student", lambda: run(loaded(file=CFG_LORA)[0], student="tcd")[1])
 case("warn prediction", lambda: run(student="snapfusion_8")[1])
+case("warn x0", lambda: run(loaded(student="sdxl_lightning_x0_1")[0], student="hyper_sd_8")[1])
+case("v base", lambda: run(loaded(student="snapfusion_8")[0], student="hyper_sd_8")[1])
 case("warn family", lambda: run(student="dmd2_4")[1])
 case("warn size", lambda: run(student="tcd")[1])
 case("warn embedded", lambda: run(student="lcm_unet")[1])
@@ -71,8 +73,20 @@ case("no file", loaded)
 case("gone", lambda: loaded(file="gone.safetensors"))
 case("unet strength", lambda: loaded(file="comfyui.safetensors", student="tcd", strength=0.5))
 
+
+def unet_on_unet(*between):
+    model = loaded(file="comfyui.safetensors", student="tcd")[0]
+    for file in between:
+        model = loaded(model, file)[0]
+    return loaded(model, "diffusers.safetensors", "tcd")
+
+
+case("unet on unet", unet_on_unet)
+case("unet on unet and lora", lambda: unet_on_unet(CFG_LORA))
+
 good = lora(1)
 first, *_ = good
+stem = first.partition(".")[0]
 second = first.replace("lora_up", "lora_down")
 half = dict(list(good.items())[2:])
 strange = {key.replace("lora_unet", "lora_unet_elsewhere"): value for key, value in good.items()}
@@ -84,6 +98,9 @@ bad = {
     "lora alpha alone": {**good, "lora_unet_mid_block_resnets_0_conv1.alpha": torch.tensor(1.0)},
     "lora shape": {**good, second: torch.zeros(2, 5)},
     "lora nan": {**good, second: good[second] * float("nan")},
+    "lora loha": {f"{stem}.hada_{part}": torch.zeros(2, 2) for part in ("w1_a", "w1_b", "w2_a", "w2_b")},
+    "lora lokr": {f"{stem}.lokr_{part}": torch.zeros(2, 2) for part in ("w1", "w2")},
+    "lora tucker": {**good, f"{stem}.lora_mid.weight": torch.zeros(2, 2, 1, 1)},
     "lora text": {**good, "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": torch.zeros(4, 2)},
     "unet in part": dict(list(DIFFUSERS.items())[1:]),
     "unet too much": {**DIFFUSERS, "more.weight": torch.zeros(3)},

@@ -67,17 +67,21 @@ for solver, row in (("ddim", "hyper_sd_8"), ("lcm", "lcm_lora"), ("tcd", "tcd"),
 
 
 def custom_sampling():
-    same = []
-    for latent, denoise in ((EMPTY, 1.0), (PICTURE, 0.5)):
-        sigmas = call("StudentSchedule", model=MODEL, student="lcm_lora", steps=0, denoise=denoise)[0]
-        sampler, cfg = call("StudentSolver", student="lcm_lora", eta=-1.0)
+    same, own = [], {"student": "custom", "timesteps": "999, 749, 499, 249", "solver": "tcd"}
+    for latent, denoise, chosen in (
+        (EMPTY, 1.0, {"student": "lcm_lora"}),
+        (PICTURE, 0.5, {"student": "lcm_lora"}),
+        (EMPTY, 1.0, own),
+    ):
+        sigmas = call("StudentSchedule", model=MODEL, steps=0, denoise=denoise, **chosen)[0]
+        sampler, cfg = call("StudentSolver", eta=-1.0, **chosen)
         guider = comfy.samplers.CFGGuider(MODEL)
         guider.set_conds(POSITIVE, NEGATIVE)
         guider.set_cfg(cfg)
         noise = comfy.sample.prepare_noise(latent["samples"], 11)
         with torch.inference_mode():
             found = guider.sample(noise, latent["samples"], sampler, sigmas, disable_pbar=True, seed=11)
-        same.append(torch.equal(found, samples(latent=latent, student="lcm_lora", denoise=denoise)))
+        same.append(torch.equal(found, samples(latent=latent, denoise=denoise, **chosen)))
     return same
 
 

@@ -43,7 +43,7 @@ def test_guidance_and_pictures_go_in_as_in_diffusers(results: dict[str, list], l
 
 
 def test_custom_sampling_is_the_same_run(results: dict[str, list]) -> None:
-    assert good(results, "custom sampling") == [True, True]
+    assert good(results, "custom sampling") == [True, True, True]
 
 
 def test_the_network_is_asked_at_the_timesteps_of_the_student(results: dict[str, list]) -> None:
@@ -127,6 +127,30 @@ def test_the_evidence_comes_in_order(results: dict[str, list]) -> None:
     assert "its name says so" in named
 
 
+def test_only_a_file_of_a_known_size_is_hashed_and_cancel_stops_it(results: dict[str, list]) -> None:
+    assert results["hash cancelled"][0] == "InterruptProcessingException"
+    assert "choose the student by hand" in sentence(results, "hash of another size")
+
+
+def test_a_student_below_another_is_said(results: dict[str, list]) -> None:
+    lora, unet, alone = good(results, "stacked")
+    assert "It already carried hyper_sd_8_cfg (its name says so" in lora
+    assert "stays under this one" in lora
+    assert "stays on top of this UNet" in unet
+    assert "already carried" not in alone
+
+
+def test_an_input_for_guidance_is_found_below_a_lora(results: dict[str, list]) -> None:
+    assert good(results, "embedded below") > 1e-3
+
+
+def test_a_student_chosen_by_hand_is_compared_with_the_file(results: dict[str, list]) -> None:
+    other, same, custom = good(results, "by hand")
+    assert "chosen by hand, but the file speaks of hyper_sd_8_cfg: its name says so" in other
+    assert "chosen by hand\n" in same
+    assert "chosen by hand\n" in custom
+
+
 # ---- warnings
 
 
@@ -137,6 +161,7 @@ def test_the_evidence_comes_in_order(results: dict[str, list]) -> None:
         ("warn steps", "distilled for 8 steps, got 5"),
         ("warn other student", "carries hyper_sd_8_cfg"),
         ("warn prediction", "predicts v, the model is set to eps"),
+        ("warn x0", "predicts eps, the model is set to x0"),
         ("warn family", "is for sdxl, the model is sd15"),
         ("warn size", "distilled at 512 px"),
         ("warn embedded", "no effect"),
@@ -144,6 +169,10 @@ def test_the_evidence_comes_in_order(results: dict[str, list]) -> None:
 )
 def test_warnings(results: dict[str, list], label: str, words: str) -> None:
     assert words in good(results, label)
+
+
+def test_a_base_that_predicts_v_may_have_a_student_for_eps(results: dict[str, list]) -> None:
+    assert "the model is set to" not in good(results, "v base")
 
 
 # ---- bad input
@@ -165,6 +194,8 @@ def test_warnings(results: dict[str, list], label: str, words: str) -> None:
         ("unknown file", "hyper_sd_8 (Hyper-SD 8-step) or lcm_lora (LCM-LoRA)"),
         ("no file", "Expected a file to recognise"),
         ("unet strength", "strength of 1"),
+        ("unet on unet", "carries the whole UNet comfyui.safetensors already (student tcd): take the other Load Student out"),
+        ("unet on unet and lora", "carries the whole UNet comfyui.safetensors already (student hyper_sd_8_cfg)"),
     ],
 )
 def test_input_that_cannot_be_used(results: dict[str, list], label: str, words: str) -> None:
@@ -180,6 +211,9 @@ def test_input_that_cannot_be_used(results: dict[str, list], label: str, words: 
         ("lora other half", "1 of 9 match nothing"),
         ("lora alpha alone", "1 of 9 match nothing"),
         ("lora shape", "1 of 4 layers"),
+        ("lora loha", "holds loha adapters, only plain LoRA is known here: load it by ComfyUI's Load LoRA"),
+        ("lora lokr", "holds lokr adapters"),
+        ("lora tucker", "holds Tucker LoRA adapters"),
         ("lora nan", "not finite"),
         ("lora text", "text encoder"),
         ("cut off", "cannot be read"),

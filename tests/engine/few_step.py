@@ -10,21 +10,38 @@ from hotpath.tests.testing import random
 from torch import Tensor
 
 SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+# The settings that a base's pipeline comes with, which its students' cards hand on: `Scheduler.from_config(pipe.scheduler.config)`.
+# Source: scheduler_config.json of SD 1.5 (PNDM) and of SDXL base (Euler). diffusers, which converts a single file of either to a
+# pipeline, writes the same end (pipelines/stable_diffusion/convert_from_ckpt.py).
+BASES = {
+    "sd15": ("PNDMScheduler", {"clip_sample": False, "set_alpha_to_one": False, "skip_prk_steps": True, "steps_offset": 1}),
+    "sdxl": ("EulerDiscreteScheduler", {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}),
+}
+BASES["sd2"] = BASES["sd15"]  # only SD-Turbo, which Euler drives: no part of what differs has an effect
+# Where no card builds the scheduler from the base's: set_alpha_to_one by the beginning of a student's id.
+ENDS = {
+    "snapfusion": True,  # no public pipeline: diffusers' default
+    "pcm": False,  # said to be important in its training code
+}
 NAMES = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
 
 
 def scheduler(student: Student, count: int = 0, table: Tensor | None = None):
     """diffusers' scheduler for a student, as its card or code sets it up, with its timesteps set."""
-    config = {**SCHEDULE, "prediction_type": NAMES[student.prediction]}
+    family, _ = student.resolution[0] if student.resolution else ("sd15", 512)
+    base, settings = BASES[family]
+    changes: dict[str, object] = {"timestep_spacing": "trailing"} if student.solver in ("ddim", "euler") else {}
+    for start, end in ENDS.items():
+        if student.id.startswith(start):
+            changes["set_alpha_to_one"] = end
+    kind = {"ddim": "DDIM", "lcm": "LCM", "tcd": "TCD"}.get(
+        student.solver, "EulerAncestralDiscrete" if student.eta else "EulerDiscrete"
+    )
+    pipeline = getattr(diffusers, base).from_config({**SCHEDULE, **settings})
+    made = getattr(diffusers, f"{kind}Scheduler").from_config(
+        pipeline.config, prediction_type=NAMES[student.prediction], **changes
+    )
     count = count or student.default_steps
-    if student.solver == "ddim":
-        made = diffusers.DDIMScheduler(**config, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True)
-    elif student.solver == "euler":
-        kind = diffusers.EulerAncestralDiscreteScheduler if student.eta else diffusers.EulerDiscreteScheduler
-        made = kind(**config, timestep_spacing="trailing")
-    else:
-        kind = diffusers.LCMScheduler if student.solver == "lcm" else diffusers.TCDScheduler
-        made = kind(**config, original_inference_steps=50, clip_sample=False, set_alpha_to_one=student.solver == "lcm")
     if table is not None:
         made.alphas_cumprod = 1 / (1 + table.double() ** 2)
     if isinstance(student.rule, str):

@@ -9,7 +9,7 @@ from hotpath.engine.weights import manifest
 KNOWN = [entry for entry in manifest.entries() if entry.student and entry.hash]
 
 
-def never() -> str:
+def never() -> manifest.Entry:
     raise AssertionError("the file was hashed although metadata or keys had told the student")
 
 
@@ -23,7 +23,8 @@ def never() -> str:
         ("Hyper-SDXL-1step-lora.safetensors", "hyper_sd_1"),
         ("sdxl_lightning_8step_lora.safetensors", "sdxl_lightning_8"),
         ("sub/sdxl_lightning_4step_unet.safetensors", "sdxl_lightning_4"),
-        ("sdxl_lightning_1step_unet_x0.safetensors", None),
+        ("sdxl_lightning_1step_unet_x0.safetensors", "sdxl_lightning_x0_1"),
+        ("sdxl_lightning_4step_unet_x0.safetensors", None),
         ("sdxl_lightning_1step_x0.safetensors", "sdxl_lightning_x0_1"),
         ("lcm-lora-sdv1-5/pytorch_lora_weights.safetensors", "lcm_lora"),
         ("LCM_LoRA_SDXL.safetensors", "lcm_lora"),
@@ -46,12 +47,12 @@ def test_names(name: str, student: str | None) -> None:
 
 
 def test_the_order_of_evidence() -> None:
-    sha256, name = next(entry.hash for entry in KNOWN if entry.student == "tcd"), "dmd2_sdxl_4step_lora.safetensors"
+    known, name = next(entry for entry in KNOWN if entry.student == "tcd"), "dmd2_sdxl_4step_lora.safetensors"
     own = recognise(name, {"hotpath.student": "snapfusion_8"}, [EMBEDDED_KEY], never)
     titled = recognise(name, {"modelspec.title": "LCM LoRA for SDXL"}, [EMBEDDED_KEY], never)
     keyed = recognise(name, {"format": "pt"}, [EMBEDDED_KEY], never)
-    hashed = recognise(name, {}, ["a"], lambda: sha256)
-    named = recognise(name, {"hotpath.student": "no such row"}, ["a"], lambda: "0" * 64)
+    hashed = recognise(name, {}, ["a"], lambda: known)
+    named = recognise(name, {"hotpath.student": "no such row"}, ["a"])
     found = [(one.student, words in one.evidence) for one, words in
              ((own, "metadata says"), (titled, "modelspec.title"), (keyed, "input for guidance"), (hashed, "SHA-256"), (named, "weakest"))]  # fmt: skip
     assert found == [("snapfusion_8", True), ("lcm_lora", True), ("lcm_unet", True), ("tcd", True), ("dmd2_4", True)]
@@ -60,13 +61,13 @@ def test_the_order_of_evidence() -> None:
 def test_a_hash_that_no_owner_vouches_for_is_called_so() -> None:
     assert {entry.verified for entry in KNOWN} == {True, False}
     for entry in KNOWN:
-        found = recognise("x", {}, [], lambda entry=entry: entry.hash)
+        found = recognise("x", {}, [], lambda entry=entry: entry)
         assert found.student == entry.student
         assert entry.name in found.evidence
         assert ("re-uploads" in found.evidence) is not entry.verified
 
 
 def test_unknown_files_get_the_two_safest_choices() -> None:
-    assert recognise("add_detail.safetensors", {}, ["lora_unet_x"], lambda: "0" * 64) is None
+    assert recognise("add_detail.safetensors", {}, ["lora_unet_x"]) is None
     assert "hyper_sd_8 (" in unknown("add_detail.safetensors")
     assert "lcm_lora (" in unknown("add_detail.safetensors")

@@ -103,7 +103,7 @@ def start(sigma: Tensor) -> Tensor:
 
 def test_ddim_on_a_gaussian_is_a_known_product() -> None:
     """Each step takes x - mean to (s^2 + sigma sigma') / (s^2 + sigma^2) of itself."""
-    sigmas = plan(STUDENTS["hyper_sd_8"]).sigmas(sd_sigmas())
+    sigmas = plan(STUDENTS["snapfusion_8"]).sigmas(sd_sigmas())
     x = start(sigmas[0])
     shrunk = torch.prod(torch.tensor([(0.25 + a * b) / (0.25 + a * a) for a, b in pairwise(sigmas.tolist())]))
     torch.testing.assert_close(sample_ddim(few_step.gaussian, x, sigmas), 0.7 + (x - 0.7) * shrunk, rtol=1e-5, atol=1e-5)
@@ -143,18 +143,23 @@ def test_tcd_without_noise_is_ddim_and_with_all_of_it_starts_anew() -> None:
     assert not torch.equal(sample_tcd(few_step.gaussian, x, sigmas, eta=1.0), sample_ddim(few_step.gaussian, x, sigmas))
 
 
-def test_an_end_at_the_first_level_keeps_what_the_mask_keeps() -> None:
-    """The noise left at timestep 0 must not stay in the part of a picture that is not painted."""
-    sigmas, kept = plan(STUDENTS["tcd"]).sigmas(sd_sigmas()), torch.full((1, 4, 64, 64), 0.3)
+@pytest.mark.parametrize("student", [STUDENTS["tcd"], STUDENTS["hyper_sd_8"], custom("500 1", "lcm")], ids=lambda row: row.solver)
+def test_the_end_keeps_what_the_mask_keeps(student: Student) -> None:
+    """Neither the noise left at timestep 0, nor what LCM's boundary condition leaves of it at a low one, may stay in the part
+    of a picture that is not painted."""
+    sigmas, kept = plan(student).sigmas(sd_sigmas()), torch.full((1, 4, 64, 64), 0.3)
     mask = torch.zeros(1, 1, 64, 64)
     mask[..., 32:] = 1
 
     def model(x: Tensor, sigma: Tensor, denoise_mask: Tensor) -> Tensor:
         return few_step.gaussian(x, sigma) * denoise_mask + kept * (1 - denoise_mask)
 
-    painted = sample_tcd(model, start(sigmas[0]), sigmas, {"denoise_mask": mask}, eta=0.3)
+    solver = SAMPLERS[student.solver]
+    painted = solver(model, start(sigmas[0]), sigmas, {"denoise_mask": mask})
     assert torch.equal(painted[..., :32], kept[..., :32])
     assert painted[..., 32:].std() > 0.1
+    part = solver(model, start(sigmas[0]), sigmas[:-1], {"denoise_mask": mask})
+    assert (part[..., :32] - kept[..., :32]).std() > sigmas[-2] / 2  # a part of a run is still noisy
 
 
 # ---- noise of the steps

@@ -42,8 +42,21 @@ def test_sigmas_of_sd() -> None:
     table = sd_sigmas()
     torch.testing.assert_close(table, few_step.table_of(few_step.scheduler(STUDENTS["tcd"])), rtol=2e-5, atol=0)
     known = torch.tensor([14.6146, 7.2974, 4.0817, 2.4925, 1.6129, 1.0690, 0.6932, 0.3977, 0.0])
-    torch.testing.assert_close(plan(STUDENTS["hyper_sd_8"]).sigmas(table), known, rtol=0, atol=6e-5)
-    assert plan(STUDENTS["tcd"]).sigmas(table)[-1] == table[0] == pytest.approx(0.02917, abs=1e-5)
+    torch.testing.assert_close(plan(STUDENTS["snapfusion_8"]).sigmas(table), known, rtol=0, atol=6e-5)
+    torch.testing.assert_close(plan(STUDENTS["hyper_sd_8"]).sigmas(table)[:-1], known[:-1], rtol=0, atol=6e-5)
+    assert table[0] == pytest.approx(0.02917, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", [row.id for row in STUDENTS.values() if row.solver in ("ddim", "tcd")])
+def test_a_student_ends_where_its_authors_scheduler_does(name: str) -> None:
+    made, table = few_step.scheduler(STUDENTS[name]), sd_sigmas()
+    assert made.config.clip_sample is False
+    last = ((1 - made.final_alpha_cumprod) / made.final_alpha_cumprod).sqrt()
+    torch.testing.assert_close(plan(STUDENTS[name]).sigmas(table)[-1], last, rtol=2e-5, atol=0)
+
+
+def test_an_lcm_unet_may_be_of_either_family() -> None:
+    assert dict(STUDENTS["lcm_unet"].resolution).keys() == {"sd15", "sdxl"}
 
 
 def test_the_table_is_whole() -> None:
@@ -75,6 +88,23 @@ def test_denoise_takes_the_last_steps_of_the_grid(denoise: float, steps: int) ->
     assert run.timesteps == trailing(8)[8 - steps :]
     assert f"{steps} of 8 steps" in str(run)
     assert len(run.sigmas(sd_sigmas())) == (steps + 1 if steps else 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "denoise", "words"),
+    [
+        ("hyper_sd_8", 0.97, "A denoise of 0.97 runs all 8 steps, as 1 does: 0.875 runs 7;"),
+        ("hyper_sd_2", 0.8, "0.5 runs 1;"),
+        ("dmd2_1", 0.1, "runs the one step, as 1 does;"),
+        ("hyper_sd_8", 0.875, None),
+        ("dmd2_1", 1.0, None),
+        ("dmd2_1", 0.0, None),
+    ],
+)
+def test_a_denoise_that_runs_all_steps_is_said(name: str, denoise: float, words: str | None) -> None:
+    warnings = plan(STUDENTS[name], denoise=denoise).warnings
+    assert len(warnings) == bool(words)
+    assert not words or words in warnings[0]
 
 
 @pytest.mark.parametrize("denoise", [-0.1, 1.1, float("nan")])
