@@ -45,7 +45,12 @@ class TrainE2GANConcept(io.ComfyNode):
                 ),
                 prompt_input("What the edit is, in a few words; kept in the file. Empty: what the pairs say."),
                 io.Float.Input(
-                    "minutes", default=5.0, min=0.1, max=600.0, step=0.5, tooltip="Time to train for, after the rank search."
+                    "minutes",
+                    default=5.0,
+                    min=0.1,
+                    max=600.0,
+                    step=0.5,
+                    tooltip="Time in all: closest look, rank search and training.",
                 ),
                 io.Combo.Input(
                     "quality",

@@ -44,6 +44,11 @@ def test_the_editor_is_given_the_words(server: Client, language: str) -> None:
     assert served["nodeCategories"] == json.loads((folder / "main.json").read_text(encoding="utf-8"))["nodeCategories"]
 
 
+def test_help_pages_and_their_pictures_are_served(server: Client) -> None:
+    for path in (ROOT / "web" / "docs").iterdir():
+        assert server.get(f"/extensions/hotpath/docs/{path.name}") == path.read_bytes()
+
+
 def test_changes_are_seen_and_said() -> None:
     before = contract.kept()
     after = copy.deepcopy(before)
