@@ -219,6 +219,21 @@ def sweep():
     return [[[entry.status, len(entry.samples_ms), entry.note] for entry in report.measurements] for report in (with_model, without)]
 case("sweep", sweep)
 
+def unknown_latent():
+    model = MODEL.clone()
+    model.add_object_patch("latent_format", type("Odd", (), {"latent_channels": 4, "latent_dimensions": 2})())
+    inputs = dict(workloads="model", sides="64", batches="1", devices="auto", precisions="auto", seconds=0.1, samples=5, rerun=True)
+    report, = call("ThroughputSweep", **inputs, model=model, positive=POSITIVE)
+    return [[entry.status, entry.note] for entry in report.measurements]
+case("unknown latent", unknown_latent)
+
+def cells():
+
+    import comfy.latent_formats
+    known = {name: getattr(comfy.latent_formats, name, None) is not None for name in host.CELLS}
+    return [known, host.cell(MODEL)]
+case("cells", cells)
+
 def cancelled():
     mm.interrupt_current_processing(True)
     call("ThroughputSweep", workloads="nin", sides="64", batches="1", devices="cpu", precisions="auto", seconds=0.1, samples=5, rerun=True)
@@ -373,6 +388,17 @@ def test_a_model_in_the_sweep(results: dict[str, list]) -> None:
     assert all(count >= 1 for _, count, _ in measured)
     assert [status for status, *_ in without] == ["failed"] * 2
     assert "wire both" in without[0][2]
+
+    assert "of a latent [1, 4, 8, 8]" in measured[0][2]
+
+
+def test_a_model_whose_latents_size_is_not_known_is_refused(results: dict[str, list]) -> None:
+    ((status, note),) = good(results, "unknown latent")
+    assert status == "failed"
+    assert "got one of the format Odd" in note
+    known, cell = good(results, "cells")
+    assert all(known.values()), known
+    assert cell == 8
 
 
 def test_cancel_reaches_comfyui_and_keeps_what_was_measured(results: dict[str, list]) -> None:
