@@ -25,12 +25,6 @@ def _theme() -> io.Combo.Input:
     return io.Combo.Input("theme", options=list(THEMES), default="light", tooltip="Colours of the chart.")
 
 
-def _shown(node: type[io.ComfyNode], chart: torch.Tensor, text: str) -> dict:
-    """The text on the node at once, both below it when it is done."""
-    tell(node, text)
-    return {**ui.PreviewImage(chart, cls=node).as_dict(), **ui.PreviewText(text).as_dict()}
-
-
 class ProbeReport(io.ComfyNode):
     """Report to chart, table and files."""
 
@@ -70,7 +64,10 @@ class ProbeReport(io.ComfyNode):
             found = found.with_notes(*kept(found, file_name(name)))
         table = text_table(found)
         chart = draw(found, theme)[None]
-        return io.NodeOutput(chart, table, after, ui=_shown(cls, chart, table))
+        tell(cls, table)
+        return io.NodeOutput(
+            chart, table, after, ui={**ui.PreviewImage(chart, cls=cls).as_dict(), **ui.PreviewText(table).as_dict()}
+        )
 
 
 def remembered(report: Report) -> Report:
@@ -145,9 +142,13 @@ class CompareReports(io.ComfyNode):
         now = host.prompt_id()
         before: Report = first.current(now) if first_file == ON_THE_WIRE else host.saved_report(first_file)
         comparison = compare_reports(before, second.current(now))
-        text, chart = comparison.text(), draw_comparison(comparison, theme)[None]
+        text = comparison.text()
+        chart: torch.Tensor = draw_comparison(comparison, theme)[None]
+        tell(cls, text)
         slower = bool(comparison.overall and comparison.overall.claims and comparison.overall.percent > 0)
-        return io.NodeOutput(chart, text, slower, ui=_shown(cls, chart, text))
+        return io.NodeOutput(
+            chart, text, slower, ui={**ui.PreviewImage(chart, cls=cls).as_dict(), **ui.PreviewText(text).as_dict()}
+        )
 
 
 NODES = [ProbeReport, CompareReports]

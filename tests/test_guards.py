@@ -125,7 +125,7 @@ def test_reports(pack: Path) -> None:
 
 def test_what_is_new_would_be_seen(pack: Path, tmp_path: Path) -> None:
     """A planted fault of each kind."""
-    copied = shutil.copytree(pack, tmp_path / "hotpath", ignore=shutil.ignore_patterns("models", "kernels"))
+    copied = shutil.copytree(pack, tmp_path / "hotpath", ignore=shutil.ignore_patterns("models", "kernels", "engine", "training"))
     (copied / "nodes" / "new.py").write_text(
         "import torch\nfrom torch import nn\ntorch.cuda.synchronize()\n\n\ndef f(x):\n    return nn.Linear(1, 1)(x.cuda())\n",
         encoding="utf-8",
