@@ -11,6 +11,7 @@ from ..engine.probe.recording import Recording, Run
 from . import probe_host as host
 
 KEY = "hotpath_probe"
+CONTAINERS = {"transformer_options", "patches", "patches_replace", "wrappers", "callbacks"}
 
 
 def probed(model: Any, recording: Recording, *, blocks: bool) -> Any:
@@ -41,8 +42,17 @@ def called(guider: Any, sampler: Any) -> tuple[dict[str, object], str]:
     """What a run's work depends on beside steps and size: sampler, guider and CFG, what was put around the model; and its patches."""
     function = getattr(sampler, "sampler_function", type(sampler))
     model = getattr(guider, "model_patcher", None)
-    around = {f"{kind} by {key}" for kind, keyed in getattr(model, "wrappers", {}).items() for key in keyed if key and key != KEY}
-    around |= {f"{name} patched" for name in getattr(model, "object_patches", {})}
+    options = getattr(model, "model_options", {})
+    inner = options.get("transformer_options", {})
+    patched = {
+        *getattr(model, "object_patches", ()),
+        *options,
+        *inner,
+        *inner.get("patches", ()),
+        *inner.get("patches_replace", ()),
+    }
+    around = {f"{name} patched" for name in patched - CONTAINERS}
+    around |= {f"{kind} by {key}" for kind, keyed in getattr(model, "wrappers", {}).items() for key in keyed if key != KEY}
     found = {
         "sampler": getattr(function, "__name__", type(function).__name__).removeprefix("sample_"),
         "guider": type(guider).__name__,

@@ -111,13 +111,8 @@ def append(path: Path, report: Report) -> None:
     for entry in report.compared:
         samples = [float(f"{ms:.5g}") for ms in entry.samples_ms[-KEPT_SAMPLES:]]
         facts = {"key": key_of(report, entry), "session": session, "date": environment.get("date", "")}
-        text += (
-            json.dumps(
-                facts
-                | {"torch": environment.get("torch", ""), "name": label(entry), "samples_ms": samples, "others": entry.others}
-            )
-            + "\n"
-        )
+        facts |= {"torch": environment.get("torch", ""), "name": label(entry), "samples_ms": samples, "others": entry.others}
+        text += json.dumps(facts) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:

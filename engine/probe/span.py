@@ -10,7 +10,7 @@ from .clock import Clock, Mark, cost_of_a_mark_ms
 from .energy import Energy
 from .environment import environment
 from .memory import Watch
-from .report import Measurement, Report
+from .report import MEASURED, Measurement, Report
 from .statistics import warmup_length
 
 KEPT_SAMPLES = 200
@@ -91,6 +91,7 @@ class Spans:
                 span.titles.get(number, number),
                 tuple(samples[min(cut, len(samples) - 1) :]),
                 tuple(samples[: min(cut, len(samples) - 1)]),
+                MEASURED if number in span.nodes else "cached",
             )
             for number, samples in self.inside.items()
             if not cached

@@ -375,6 +375,7 @@ def test_other_samplers_and_patched_models_are_not_mixed(results: dict[str, list
     assert (workload["sampler"], workload["guider"], workload["cfg"]) == ("heun", "CFGGuider", 7.0)
     assert "1 run of 8 steps, latent [1, 4, 8, 8], sampler euler" in one
     assert two.count("1 run of") == 3
+    assert "around the model" not in one, "nothing is"
     assert "around the model" in two.partition(":")[0]
 
 

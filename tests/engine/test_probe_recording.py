@@ -113,7 +113,7 @@ def test_interrupted_runs_are_labelled_and_not_compared(recording: Recording) ->
     assert all(entry.status == "measured" for entry in report.compared)
     comparison = compare_reports(report, sampled(Recording("a model", CPU, ab=False)).current())
     assert [label(first) for first, *_ in comparison.pairs if first.name == "step"] == ["step x 2"]
-    assert "Left out of the first report: step (interrupted)" in comparison.text()
+    assert "Left out of the first report: step x 2 (interrupted)" in comparison.text()
 
 
 def test_both_reports_notes_reach_the_comparison(recording: Recording) -> None:

@@ -172,7 +172,7 @@ def test_a_stretch_says_which_of_its_nodes_came_from_the_cache() -> None:
     spans.add(span(("a", "b")), ("a", "b"), (1, 64))
     report = spans.add(span(("b",)), ("a", "b"), (1, 64))
     assert "Cached, so not in the time: Title a." in report.notes
-    assert "Title b" in [entry.name for entry in report.measured]
+    assert [(entry.name, entry.status) for entry in report.measured[1:]] == [("Title a", "cached"), ("Title b", "measured")]
 
 
 def test_a_stretch_all_from_the_cache_has_no_speed() -> None:
