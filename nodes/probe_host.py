@@ -41,7 +41,12 @@ def prompt_id() -> str:
 
 def cell(model: Any) -> int:
     """Px of a picture to one of the model's latent, along a side; 0 if its latent format is not known here."""
-    return CELLS.get(type(model.get_model_object("latent_format")).__name__, 0)
+    return CELLS.get(latent_format(model), 0)
+
+
+def latent_format(model: Any) -> str:
+    """Name of the format of a model's latents."""
+    return type(model.object_patches.get("latent_format", getattr(model.model, "latent_format", None))).__name__
 
 
 def obey_cancel() -> None:

@@ -91,7 +91,7 @@ def model_workload(model: Any, positive: Any) -> Callable[[Point, int], Workload
         cell = probe_host.cell(model)
         if not cell:
             raise InvalidInput(
-                f"Expected a model whose latent's size in px is known, got one of the format {type(model.get_model_object('latent_format')).__name__}: "
+                f"Expected a model whose latent's size in px is known, got one of the format {probe_host.latent_format(model)}: "
                 "measure it by Probe Model in its own graph."
             )
         side = max(8, point.side // cell)
