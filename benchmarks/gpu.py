@@ -3,7 +3,8 @@
 python benchmarks/gpu.py [--minutes 8] [--float16-only] [--keep-tiles]    on a machine with an NVIDIA GPU
 python benchmarks/gpu.py --dry                                            toy sizes on the processor; writes nothing
 
-Nothing is timed unless every result is right. Times are of kernels inside a CUDA graph, so the cost of launching is left out.
+Nothing is timed unless every result is right. Times of operations are inside a CUDA graph, so the cost of launching is left out; whole
+networks (E2GAN, the UNet of SD1.5) are timed both ways. The UNet needs diffusers; comfy-kitchen's kernels run too where it is installed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,7 +30,9 @@ if importlib.util.find_spec("hotpath") is None:
     spec.loader.exec_module(sys.modules["hotpath"])
 
 import torch
-from hotpath.benchmarks.gpu_cases import CANDIDATES, Timed, cases, tiles
+from hotpath.benchmarks.gpu_cases import CANDIDATES, KITCHEN, Timed, cases, tiles
+from hotpath.benchmarks.gpu_clock import graph_us, summary, wall_us
+from hotpath.benchmarks.gpu_models import networks, timed_network
 from hotpath.benchmarks.record import record
 from hotpath.kernels import tuning
 from hotpath.kernels.dispatch import AGREES, Declined, distance
@@ -39,53 +42,7 @@ from torch import Tensor
 DEVICE = "cpu" if DRY else "cuda"
 WAYS = ("triton", "ptx")
 COPIES = 2 if DRY else 4  # sets of arguments used in turn, so that caches do not hold the answer
-REPLAYS = 30
-
-
-# ---- clocks
-
-
-def graph_us(run: Callable[..., Any], sets: list[tuple]) -> list[float]:
-    """Microseconds of one call on the GPU, sampled over replays of a graph of calls; raises where a replay differs from a call."""
-    wanted = run(*sets[-1])
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for arguments in sets:
-            run(*arguments)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for arguments in sets * 3:
-            result = run(*arguments)
-    samples = []
-    for _ in range(REPLAYS):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        samples.append(start.elapsed_time(end) * 1e3 / (3 * len(sets)))
-    if distance(result, wanted) > 1e-6:
-        raise RuntimeError("a replay of the graph gives another result than a call")
-    return samples
-
-
-def wall_us(run: Callable[..., Any], sets: list[tuple]) -> list[float]:
-    samples = []
-    for arguments in sets:
-        start = time.perf_counter()
-        run(*arguments)
-        samples.append((time.perf_counter() - start) * 1e6)
-    return samples
-
-
 clock = wall_us if DRY else graph_us
-
-
-def summary(samples: list[float]) -> dict[str, float]:
-    cuts = quantiles(samples, n=5)
-    return {"p20_us": round(cuts[0], 2), "median_us": round(median(samples), 2), "p80_us": round(cuts[-1], 2)}
 
 
 # ---- correctness
@@ -101,9 +58,10 @@ def prove(ways: tuple[str, ...]) -> list[str]:
     from hotpath.kernels.attention import ATTENTION
     from hotpath.kernels.geglu import GEGLU
     from hotpath.kernels.group_norm_silu import GROUP_NORM_SILU
+    from hotpath.kernels.instance_norm_act import INSTANCE_NORM_ACT
     from hotpath.tests.kernels.cases import CASES
 
-    operations = {one.name: one for one in (ATTENTION, GROUP_NORM_SILU, GEGLU, ADD_LAYER_NORM)}
+    operations = {one.name: one for one in (ATTENTION, GROUP_NORM_SILU, INSTANCE_NORM_ACT, GEGLU, ADD_LAYER_NORM)}
     wrong, ran, reasons = [], dict.fromkeys(ways, 0), {}
     for case in CASES[:: 40 if DRY else 1]:
         arguments = tuple(v.to(DEVICE) if isinstance(v, Tensor) else v for v in case.arguments())
@@ -172,10 +130,14 @@ def timed(case: Timed, sets: list[tuple], ways: tuple[str, ...], floor: Callable
             row[name] = summary(clock(run, sets))
         except Exception as error:  # a backend may not take a shape
             row[name] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
-    theirs = [row[name]["median_us"] for name in case.rivals if isinstance(row[name], dict)]
+    if isinstance(row.get(KITCHEN), dict):
+        row["comfy_kitchen_off"] = distance(case.rivals[KITCHEN](*sets[0]), next(iter(case.rivals.values()))(*sets[0]))
+    theirs = [row[name]["median_us"] for name in case.rivals if name != KITCHEN and isinstance(row[name], dict)]
     ours = [row[name]["median_us"] for name in ways if isinstance(row[name], dict)]
     if ours and theirs:
         row["times_best_of_torch"] = round(min(theirs) / min(ours), 2)
+    if ours and isinstance(row.get(KITCHEN), dict):
+        row["times_comfy_kitchen"] = round(row[KITCHEN]["median_us"] / min(ours), 2)
     if not DRY:
         row["floor_us"] = round(floor(case), 2)
         case.operation.forget()
@@ -223,26 +185,38 @@ def main(arguments: list[str] | None = None) -> int:
         def floor(case: Timed) -> float:
             return max(case.flops / speed["matmul_tflop_s"], case.bytes / speed["copy_tb_s"]) / 1e6
 
-        rows = []
-        dtypes = (torch.float16,) if options.dry or options.float16_only else (torch.float16, torch.bfloat16)
-        everything = [case for dtype in dtypes for case in cases(dtype, toy=options.dry)]
-        for done, case in enumerate(everything):
+        rows: list[dict[str, Any]] = []
+
+        def keep_row(benchmark: str, row: dict[str, Any]) -> None:
+            rows.append(row)
+            keep(benchmark, DEVICE, row)
+            print(json.dumps(row), flush=True)
+
+        def operations(dtype: torch.dtype) -> None:
+            everything = list(cases(dtype, toy=options.dry))
+            for done, case in enumerate(everything):
+                if time.monotonic() > deadline:
+                    print(f"out of time: {len(everything) - done} of {len(everything)} cases of {dtype} left out")
+                    break
+                sets = [case.make(DEVICE) for _ in range(COPIES)]
+                if not options.keep_tiles:
+                    best_tiles(case, sets, start + 60 * options.minutes * 0.6)
+                keep_row("gpu_kernels", timed(case, sets, ways, floor))
+
+        operations(torch.float16)
+        for name, variants in networks(DEVICE, toy=options.dry):
             if time.monotonic() > deadline:
-                print(f"out of time: {len(everything) - done} of {len(everything)} cases left out")
-                break
-            sets = [case.make(DEVICE) for _ in range(COPIES)]
-            if not options.keep_tiles:
-                best_tiles(case, sets, start + 60 * options.minutes * 0.7)
-            rows.append(timed(case, sets, ways, floor))
-            keep("gpu_kernels", DEVICE, rows[-1])
-            print(json.dumps(rows[-1]), flush=True)
-            del sets
+                print(f"out of time: {name} left out")
+                continue
+            keep_row("gpu_networks", timed_network(name, variants, dry=options.dry))
+        if not options.dry and not options.float16_only:
+            operations(torch.bfloat16)
     if not options.dry and not options.keep_tiles:
         tuning.FOLDER.mkdir(exist_ok=True)
         found = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "tiles": TABLE}
         (tuning.FOLDER / f"sm_{ARCHITECTURE}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({"cases": len(rows), "seconds": round(time.monotonic() - start), "tried": sorted(TRIED)}))
-    return 0
+    return int(any("wrong" in row for row in rows))
 
 
 ARCHITECTURE = architecture(torch.empty(1, device=DEVICE)) if DRY or torch.cuda.is_available() else 0

@@ -14,6 +14,8 @@ from hotpath.engine.e2gan.network import E2GAN, Network
 from hotpath.engine.precision import choose
 from hotpath.training.sources import fetch
 
+SETTLE = 0.2
+
 
 def milliseconds(run: Callable[[], object]) -> float:
     start = time.perf_counter()
@@ -24,12 +26,16 @@ def milliseconds(run: Callable[[], object]) -> float:
 def in_turns(rivals: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Time each rival once a round, so that all see the same machine.
 
-    Each timed run follows an untimed one of the same rival: another library's idle threads spin for a while after its turn.
+    Each timed run follows untimed ones of the same rival, for at least SETTLE seconds: another library's idle threads spin for a
+    while after its turn, longer than a picture of 256 px takes.
     """
     samples: dict[str, list[float]] = {name: [] for name in rivals}
     for _ in range(rounds):
         for name, run in rivals.items():
+            start = time.perf_counter()
             run()
+            while time.perf_counter() - start < SETTLE:
+                run()
             samples[name].append(milliseconds(run))
     return samples
 

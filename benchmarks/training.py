@@ -40,14 +40,19 @@ def random_pairs(base: Base, count: int = 16) -> Pairs:
 def plain_norm() -> Iterator[None]:
     """torch's instance norm in place of ours."""
 
-    def norm(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        return F.instance_norm(x) * scale[:, :, None, None] + shift[:, :, None, None]
+    def norm(
+        x: Tensor, scale: Tensor, shift: Tensor, *, relu: bool = True, residual: Tensor | None = None, gain: Tensor | None = None
+    ) -> Tensor:
+        y = F.instance_norm(x) * scale[:, :, None, None] + shift[:, :, None, None]
+        if residual is not None:
+            y = y + (residual if gain is None else residual * gain[:, :, None, None])
+        return F.relu(y) if relu else y
 
-    ours, model.instance_norm = model.instance_norm, norm
+    ours, model.instance_norm_act = model.instance_norm_act, norm
     try:
         yield
     finally:
-        model.instance_norm = ours
+        model.instance_norm_act = ours
 
 
 class PlainLoop:

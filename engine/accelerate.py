@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention_override import distance, first_line
+from .layout import ChannelsLast
 from .twin import Twin
 from .wiring import Wiring
 
@@ -24,8 +25,9 @@ class OnTwin:
     A shape is compared once; where the twin differs, fails or cannot be used the host's path runs, and one sentence says so.
     """
 
-    def __init__(self, twin: Twin, what: str, counts: Counter[str] | None = None) -> None:
+    def __init__(self, twin: Twin, what: str, counts: Counter[str] | None = None, wiring: Wiring | None = None) -> None:
         self.twin, self.what, self.counts = twin, what, Counter[str]() if counts is None else counts
+        self.wiring = wiring or Wiring()  # of the twin's parts
         self.blocked: str | None = None  # why it must not run on the twin for now
         self._checked: dict[Hashable, str | None] = {}
 
@@ -87,7 +89,7 @@ def corner(latent: Tensor, side: int) -> Tensor:
 
 
 def unet_call(
-    calls: OnTwin, wiring: Wiring, network: nn.Module, bare: Callable, chain: Callable, arguments: tuple, more: dict
+    calls: OnTwin, network: nn.Module, bare: Callable, chain: Callable, arguments: tuple, more: dict
 ) -> tuple[bool, Any]:
     """`OnTwin.run` for a diffusion network called with (x, timesteps, context, y, control, options), with the twin's parts fused.
 
@@ -101,13 +103,13 @@ def unet_call(
 
     def compare(twin: nn.Module) -> float:
         piece = _corner(arguments)
-        with wiring.around(twin):
+        with calls.wiring.around(twin):
             found = bare(twin, *(cast(t, dtype) if i != 1 else t for i, t in enumerate(piece)), None, {})
         return distance(found, bare(network, *piece, None, {}))
 
     def fast(twin: nn.Module) -> Tensor:
         given = (cast(x, dtype), timesteps, cast(context, dtype), cast(y, dtype), cast(control, dtype), options)
-        with wiring.around(twin, given[2], options):
+        with calls.wiring.around(twin, given[2], options):
             return chain(twin)(*given, **cast(more, dtype)).to(x.dtype, memory_format=torch.contiguous_format)
 
     return calls.run(network, (x.shape, None if context is None else context.shape), compare, fast)
@@ -127,29 +129,62 @@ class OnParts:
     """Calls of one network that stay on it, with its parts fused; `run` for one called with (x, timesteps, context, y, control, options).
 
     A shape is compared once; where the fused parts differ the host's path runs, and one sentence says so.
+    channels_last: lay pictures and convolution weights out so, as the fused norms of a GPU want them; `release` lays weights back.
     """
 
-    def __init__(self, wiring: Wiring, what: str) -> None:
-        self.wiring, self.what = wiring, what
+    def __init__(self, wiring: Wiring, what: str, channels_last: bool = False) -> None:
+        self.wiring, self.what, self.layout = wiring, what, ChannelsLast() if channels_last else None
+        self.blocked: str | None = None  # why they must not be fused for now
         self._checked: dict[Hashable, str | None] = {}
+        self._laid_out = False
 
-    def run(self, network: nn.Module, bare: Callable, call: Callable[[], Any], arguments: tuple) -> Any:
-        """bare: as for `unet_call`. call: what the host would have run."""
+    def forget(self) -> None:
+        """Say that weights may have changed."""
+        self.wiring.forget()
+        self._laid_out = False
+
+    def release(self) -> None:
+        """Say that the network is no longer ours to run."""
+        self.forget()
+        if self.layout:
+            self.layout.undo()
+
+    def run(self, network: nn.Module, bare: Callable, call: Callable[[Tensor], Any], arguments: tuple) -> Any:
+        """bare: as for `unet_call`. call: what the host would have run, for x."""
         x, _, context, y, _, options = arguments
         if torch.compiler.is_compiling() or _learning(x, context, y):
-            return call()  # a compiler fuses by itself, and sees nothing of what is put over modules for one call
+            return call(x)  # a compiler fuses by itself, and sees nothing of what is put over modules for one call
         key = (x.shape, x.dtype, x.device, None if context is None else context.shape)
-        if key not in self._checked:
-            piece = _corner(arguments)
+        if self.blocked is None:
+            x = self._lay_out(network, x)
+            if key not in self._checked:
+                self._checked[key] = self._compare(network, bare, _corner((x, *arguments[1:])))
+        if reason := self.blocked or self._checked[key]:
+            self.wiring.counts[reason] += 1
+            return call(arguments[0])
+        with self.wiring.around(network, context, options):
+            return call(x).contiguous()
+
+    def _lay_out(self, network: nn.Module, x: Tensor) -> Tensor:
+        if self.layout is None:
+            return x
+        if not self._laid_out:
+            self.layout.apply(network, x.device)
+            self._laid_out = True
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def _compare(self, network: nn.Module, bare: Callable, piece: tuple) -> str | None:
+        """Why the fused parts cannot be used, or None."""
+        try:
             with self.wiring.around(network):
                 found = bare(network, *piece, None, {})
-            off, allowed = distance(found, bare(network, *piece, None, {})), TOLERANCE[x.dtype]
-            reason = None if off <= allowed else f"fused, it is {off:.2g} away from the path it replaces, over {allowed:.2g}"
-            if reason:
-                log.warning("%s runs on ComfyUI's own path because %s.", self.what, reason)
-            self._checked[key] = reason
-        if reason := self._checked[key]:
-            self.wiring.counts[reason] += 1
-            return call()
-        with self.wiring.around(network, context, options):
-            return call()
+            off, allowed = distance(found, bare(network, *piece, None, {})), TOLERANCE[piece[0].dtype]
+            if off <= allowed:
+                return None
+            reason = f"fused, it is {off:.2g} away from the path it replaces, over {allowed:.2g}"
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = f"a small picture to try it on fails: {type(error).__name__} {first_line(error)}"
+        log.warning("%s runs on ComfyUI's own path because %s.", self.what, reason)
+        return reason

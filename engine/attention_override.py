@@ -83,9 +83,13 @@ def _attend(
     return run(choices[key])
 
 
+def on_gpu(q: Tensor) -> bool:
+    return q.device.type == "cuda"
+
+
 def _ways(q: Tensor, *, plain: bool) -> list[Attention]:
     """plain: no mask, no shared keys, and logits may be rounded."""
-    if q.device.type == "cuda":
+    if on_gpu(q):
         return [attention.fused]
     return [attention.whole, attention.blocked] if plain and q.element_size() == 2 else [attention.whole]
 
@@ -121,7 +125,7 @@ def _choose(run: Callable, ways: list[Attention], host: Callable, q: Tensor, sha
 
     On a GPU the host takes part: its attention is good there. On a processor it is a slow one by slices, and not worth the time.
     """
-    wanted, best, worst, repeats = host(), None, 0.0, 5 if q.device.type == "cuda" else 1
+    wanted, best, worst, repeats = host(), None, 0.0, 5 if on_gpu(q) else 1
     for way in ways:
         try:
             off = distance(run(way), wanted)
@@ -137,6 +141,6 @@ def _choose(run: Callable, ways: list[Attention], host: Callable, q: Tensor, sha
             "Attention of %s is left to ComfyUI because ours is %.2g away from it, over %.2g.", shapes, worst, TOLERANCE[q.dtype]
         )
         return "a result unlike the host's on first use"
-    if q.device.type == "cuda" and seconds(host, (q,), repeats) < best[0]:
+    if on_gpu(q) and seconds(host, (q,), repeats) < best[0]:
         return "the host's is faster"
     return best[1]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..kernels.cross_kv import CrossKV, state
 from .contents import Contents
+from .layout import ChannelsLast
 from .unet_parts import Part, parts_of, patched
 
 EMBEDDINGS = 2048  # projected time embeddings kept: about 90 steps of an SD1.5 U-Net, under 6 MB a picture in 16 bits
@@ -30,13 +31,12 @@ class Wiring:
 
     def __init__(self, keep: bool = True, counts: Counter[str] | None = None) -> None:
         self.keep, self.counts = keep, Counter[str]() if counts is None else counts
-        self._network: Callable[[], nn.Module | None] = lambda: None
-        self._parts: list[tuple[weakref.ref, Callable]] = []
         self._forget_call()
         self.forget()
 
     def forget(self) -> None:
-        """Drop what is held from call to call."""
+        """Drop what is held from call to call, and look anew for parts on the next."""
+        self._network: Callable[[], nn.Module | None] = lambda: None
         self._crossed, self._prompts, self._times = CrossKV(), Contents(), Contents()
         self._projected: OrderedDict[tuple, Tensor] = OrderedDict()
 
@@ -55,9 +55,9 @@ class Wiring:
 
     def _put_on(self, network: nn.Module) -> list[nn.Module]:
         if self._network() is not network:
+            self.forget()
             self._parts = [(weakref.ref(part.place(module)), self._instead(module, part)) for module, part in parts_of(network)]
             self._network = weakref.ref(network)
-            self.forget()
         put_on = []
         for ref, forward in self._parts:
             target = ref()
@@ -74,7 +74,10 @@ class Wiring:
 
         def forward(target: nn.Module, *arguments, **named):
             module, wiring = owner(), memory()
-            reason = part.why_not(module, *arguments, **named) if part.place(module) is target else REPLACED
+            try:
+                reason = part.why_not(module, *arguments, **named) if part.place(module) is target else REPLACED
+            except (AttributeError, IndexError):  # what was found here once is no longer
+                reason = REPLACED
             wiring.counts[reason or "taken"] += 1
             if reason is None:
                 return part.run(wiring, module, *arguments, **named)
@@ -92,13 +95,12 @@ class Wiring:
         if self._emb is not emb:
             self._emb, self._active = emb, F.silu(emb)
             self._time = self._times.names(emb) if self.keep else None
+        if self._time is None:
+            return F.linear(self._active, linear.weight, linear.bias)
         key = state(linear.weight), state(linear.bias), emb.dtype, self._time
-        if self._time is None or key not in self._projected:
+        if key not in self._projected:
             with torch.inference_mode(False), torch.no_grad():  # what is kept may be asked for outside of that mode
-                found = F.linear(self._active, linear.weight, linear.bias)
-            if self._time is None:
-                return found
-            self._projected[key] = found
+                self._projected[key] = F.linear(self._active, linear.weight, linear.bias)
             if len(self._projected) > EMBEDDINGS:
                 self._projected.popitem(last=False)
         return self._projected[key]
@@ -114,15 +116,25 @@ class Wiring:
         return pair[both.index(linear)]
 
 
-def wire(network: nn.Module, keep: bool = True) -> tuple[Wiring, Callable[[], None]]:
-    """A network of ComfyUI's form called with (x, timesteps, context, ...) runs wired from now on; and the function that ends it."""
-    wiring = Wiring(keep)
+def wire(network: nn.Module, keep: bool = True, channels_last: bool = False) -> tuple[Wiring, Callable[[], None]]:
+    """A network of ComfyUI's form called with (x, timesteps, context, ...) runs wired from now on; and the function that ends it.
 
-    def forward(network: nn.Module, *arguments, **named):
-        context = named.get("context", arguments[2] if len(arguments) > 2 else None)
-        options = named.get("transformer_options", arguments[5] if len(arguments) > 5 else None)
+    channels_last: lay x and the convolution weights out so. With keep=False nothing waits for a GPU, so a CUDA graph may record it.
+    """
+    wiring, layout = Wiring(keep), ChannelsLast()
+
+    def forward(network: nn.Module, x: Tensor, *arguments, **named):
+        context = named.get("context", arguments[1] if len(arguments) > 1 else None)
+        options = named.get("transformer_options", arguments[4] if len(arguments) > 4 else None)
         with wiring.around(network, context, options):
-            return type(network).forward(network, *arguments, **named)
+            x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+            return type(network).forward(network, x, *arguments, **named)
 
+    def undo() -> None:
+        vars(network).pop("forward", None)
+        layout.undo()
+
+    if channels_last:
+        layout.apply(network, next(network.parameters()).device)
     vars(network)["forward"] = MethodType(forward, network)
-    return wiring, lambda: vars(network).pop("forward")
+    return wiring, undo

@@ -143,18 +143,19 @@ class Operation:
             return self._attempt(key, able[0], arguments)
         if capturing():  # nothing may be timed or compiled here; ask again outside of it
             return self._loaded[able[-1].name](*arguments)
-        wanted, self._decisions[key] = self._hold_contest(key, able, arguments)
-        return wanted
+        result, self._decisions[key] = self._hold_contest(key, able, arguments)
+        return result
 
     def _hold_contest(self, key: Hashable, able: list[Way], arguments: tuple) -> tuple[Any, Way]:
-        """The last way's result, and the fastest way whose result agrees with it."""
+        """The fastest way whose result agrees with the last one's, and its result: the bits of the first call are those of later ones."""
         plain = able[-1]
-        wanted = self._loaded[plain.name](*arguments)
+        wanted = answer = self._loaded[plain.name](*arguments)
         best, best_seconds = plain, seconds(lambda: self._loaded[plain.name](*arguments), arguments)
         for way in able[:-1]:
             run = self._loaded[way.name]
             try:
-                off, allowed = distance(run(*arguments), wanted), AGREES[_dtype(wanted)]
+                result = run(*arguments)
+                off, allowed = distance(result, wanted), AGREES[_dtype(wanted)]
                 if not off <= allowed:
                     self._drop(key, way, f"its result is {off:.2g} away from torch's, over {allowed:.2g}")
                     continue
@@ -163,8 +164,8 @@ class Operation:
                 self._drop(key, way, f"it failed: {_line(error)}")
                 continue
             if took < best_seconds:
-                best, best_seconds = way, took
-        return wanted, best
+                best, best_seconds, answer = way, took, result
+        return answer, best
 
     def _attempt(self, key: Hashable, way: Way, arguments: tuple) -> Any:
         while True:

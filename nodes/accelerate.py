@@ -24,6 +24,7 @@ log = logging.getLogger("hotpath")
 
 OVERRIDE = "optimized_attention_override"
 PREFIX = "diffusion_model."
+INJECTED = "another node puts modules of its own into it"
 ATTENTION = {
     "cpu": "the faster of torch's SDPA and blocked products, once it agrees with ComfyUI's own on first use",
     "cuda": "our kernel, once it agrees with ComfyUI's own on first use and is faster",
@@ -39,7 +40,7 @@ class Accelerate(io.ComfyNode):
             node_id="Hotpath_Accelerate",
             display_name="Accelerate",
             category="hotpath/sampling",
-            description="Runs a model and a VAE on the processor in 16 bits with channels last and a faster attention.",
+            description="Runs a model and a VAE faster: fused layers and attention; on a processor also in 16 bits with channels last.",
             inputs=[
                 io.Model.Input("model", tooltip="Any model; LoRAs may be applied before or after this node."),
                 io.Vae.Input("vae", optional=True, tooltip="A VAE or TAESD for pictures; its decoding is made faster."),
@@ -90,17 +91,17 @@ def _model(model: comfy.model_patcher.ModelPatcher, chosen: Precision) -> tuple[
     if before is not None:
         lines[0] += " Another node's attention stays in charge of it."
     network, parts, calls = getattr(fast.model, "diffusion_model", None), None, None
-    if isinstance(network, UNetModel):
+    if isinstance(network, UNetModel) and not _temporal(fast):
         # On a GPU nothing is kept: it would have to be waited for on each step to tell one prompt from another.
-        parts = OnParts(Wiring(device == "cpu", counts["fused layers"]), "The model")
-        kept = "; keys and values of prompts and time embeddings are kept from step to step" * parts.wiring.keep
-        lines.append(f"Layers: {sum(1 for _ in parts_of(network))} of the U-Net run fused{kept}.")
+        parts = OnParts(Wiring(device == "cpu", counts["fused layers"]), "The model", channels_last=device == "cuda")
+        more = "channels last" if parts.layout else "keys and values of prompts and time embeddings are kept from step to step"
+        lines.append(f"Layers: {sum(1 for _ in parts_of(network))} of the U-Net run fused; {more}.")
     if device != "cpu":
         lines.append("Number format: as loaded; what this node says about precision is for processors.")
     elif reason := _no_twin(fast, chosen):
         lines.append(f"Model: declined because {reason}.")
     else:
-        calls = OnTwin(twin_of(network, chosen.dtype), "The model", counts["model calls"])
+        calls = OnTwin(twin_of(network, chosen.dtype), "The model", counts["model calls"], Wiring(counts=counts["fused layers"]))
         size = sum(parameter.numel() for parameter in network.parameters()) * chosen.dtype.itemsize / 2**30
         lines.append(
             f"Model: {chosen.reason}, channels last, on a copy of {size:.1f} GB made at the first step; "
@@ -118,13 +119,13 @@ def _no_twin(model: comfy.model_patcher.ModelPatcher, chosen: Precision) -> str 
     config = getattr(model.model, "model_config", None)
     if chosen.dtype == torch.float32:
         return f"its number format stays {chosen.reason}"
-    if not isinstance(network, UNetModel) or getattr(config, "unet_config", {}).get("use_temporal_resblock"):
+    if not isinstance(network, UNetModel) or _temporal(model):
         kind = type(model.model).__name__
         return f"a copy in 16 bits has been checked for U-Nets of the Stable Diffusion family only, and this is {kind}"
     if chosen.dtype not in config.supported_inference_dtypes:
         return f"this kind of model does not work in {chosen.dtype}"
     if model.injections:
-        return "another node puts modules of its own into it"
+        return INJECTED
     if reason := unfit(network):
         return reason
     needed = sum(parameter.numel() for parameter in network.parameters()) * chosen.dtype.itemsize
@@ -134,9 +135,13 @@ def _no_twin(model: comfy.model_patcher.ModelPatcher, chosen: Precision) -> str 
     return None
 
 
+def _temporal(model: comfy.model_patcher.ModelPatcher) -> bool:
+    """Whether a U-Net is one for video."""
+    return bool(getattr(getattr(model.model, "model_config", None), "unet_config", {}).get("use_temporal_resblock"))
+
+
 def _wrapper(calls: OnTwin | None, parts: OnParts):
     """A DIFFUSION_MODEL wrapper: what is wrapped further in runs too, around the twin or the fused layers."""
-    on_twin = Wiring(parts.wiring.keep, parts.wiring.counts)
 
     def wrapper(executor: WrapperExecutor, *args, **kwargs):
         network = executor.class_obj
@@ -148,10 +153,10 @@ def _wrapper(calls: OnTwin | None, parts: OnParts):
             return WrapperExecutor.new_class_executor(MethodType(bare, twin), twin, executor.wrappers, executor.idx)
 
         if calls is not None:
-            done, out = unet_call(calls, on_twin, network, bare, chain, args, kwargs)
+            done, out = unet_call(calls, network, bare, chain, args, kwargs)
             if done:
                 return out
-        return parts.run(network, bare, lambda: executor(*args, **kwargs), args)
+        return parts.run(network, bare, lambda x: executor(x, *args[1:], **kwargs), args)
 
     return wrapper
 
@@ -173,20 +178,18 @@ def _listen(
 
     def forget() -> None:
         if parts:
-            parts.wiring.forget()
+            parts.forget()
 
     def detached(_, unpatch_all: bool) -> None:
-        forget()
+        if parts:
+            parts.release()
         if calls and unpatch_all:
             calls.twin.release()
+            calls.wiring.forget()
 
-    def injected(_) -> None:
-        if calls:
-            calls.blocked = "another node puts modules of its own into it"
-
-    def ejected(_) -> None:
-        if calls:
-            calls.blocked = None
+    def injected(_, reason: str | None = INJECTED) -> None:
+        for path in filter(None, (calls, parts)):
+            path.blocked = reason
 
     def cleaned(patcher) -> None:
         hooked(patcher)
@@ -197,7 +200,7 @@ def _listen(
         CallbacksMP.ON_APPLY_HOOKS: hooked,
         CallbacksMP.ON_DETACH: detached,
         CallbacksMP.ON_INJECT_MODEL: injected,
-        CallbacksMP.ON_EJECT_MODEL: ejected,
+        CallbacksMP.ON_EJECT_MODEL: lambda _: injected(_, None),
         CallbacksMP.ON_CLEANUP: cleaned,
     }.items():
         model.add_callback_with_key(event, KEY, function)

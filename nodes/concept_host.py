@@ -64,12 +64,12 @@ def pair_folders() -> dict[str, Path]:
 
 
 def tell(node: type, text: str) -> ui.PreviewText:
-    """Show a text on the node that runs, and give it back for the history."""
+    """Show a text on the node that runs, and give it back for the history. Nodes render Markdown, where a break takes two blanks."""
     from server import PromptServer
 
     instance = getattr(PromptServer, "instance", None)
     if instance is not None and node.hidden is not None and hasattr(instance, "send_progress_text"):
-        instance.send_progress_text(text, node.hidden.unique_id)
+        instance.send_progress_text(text.replace("\n", "  \n"), node.hidden.unique_id)
     return ui.PreviewText(text)
 
 

@@ -11,7 +11,7 @@ from ..engine.probe.chart import THEMES, draw
 from ..engine.probe.compare import compare_reports
 from ..engine.probe.comparison_chart import draw_comparison
 from ..engine.probe.report import Report, write_text
-from ..engine.probe.table import csv_text, text_table
+from ..engine.probe.table import csv_text, short_text, text_table
 from . import probe_host as host
 from . import wires
 from .concept_host import file_name, tell
@@ -23,6 +23,12 @@ ON_THE_WIRE = "on the wire"
 
 def _theme() -> io.Combo.Input:
     return io.Combo.Input("theme", options=list(THEMES), default="light", tooltip="Colours of the chart.")
+
+
+def _shown(node: type[io.ComfyNode], chart: torch.Tensor, text: str, short: str = "") -> dict:
+    """The short form of the text on the node at once, chart and text below it when it is done."""
+    tell(node, short or text)
+    return {**ui.PreviewImage(chart, cls=node).as_dict(), **ui.PreviewText(text).as_dict()}
 
 
 class ProbeReport(io.ComfyNode):
@@ -64,10 +70,7 @@ class ProbeReport(io.ComfyNode):
             found = found.with_notes(*kept(found, file_name(name)))
         table = text_table(found)
         chart = draw(found, theme)[None]
-        tell(cls, table)
-        return io.NodeOutput(
-            chart, table, after, ui={**ui.PreviewImage(chart, cls=cls).as_dict(), **ui.PreviewText(table).as_dict()}
-        )
+        return io.NodeOutput(chart, table, after, ui=_shown(cls, chart, table, short_text(found)))
 
 
 def remembered(report: Report) -> Report:
@@ -142,13 +145,9 @@ class CompareReports(io.ComfyNode):
         now = host.prompt_id()
         before: Report = first.current(now) if first_file == ON_THE_WIRE else host.saved_report(first_file)
         comparison = compare_reports(before, second.current(now))
-        text = comparison.text()
-        chart: torch.Tensor = draw_comparison(comparison, theme)[None]
-        tell(cls, text)
+        text, chart = comparison.text(), draw_comparison(comparison, theme)[None]
         slower = bool(comparison.overall and comparison.overall.claims and comparison.overall.percent > 0)
-        return io.NodeOutput(
-            chart, text, slower, ui={**ui.PreviewImage(chart, cls=cls).as_dict(), **ui.PreviewText(text).as_dict()}
-        )
+        return io.NodeOutput(chart, text, slower, ui=_shown(cls, chart, text))
 
 
 NODES = [ProbeReport, CompareReports]

@@ -78,7 +78,7 @@ class Weights(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.String.Output("report", display_name="report", tooltip="What is shown on the node."),
+                io.String.Output("report", display_name="report", tooltip="The list or what is known of the file, as text; a table in Markdown."),
                 io.String.Output("file_name", display_name="file name", tooltip="Name of the chosen file in its folder; of all: empty."),
             ],
         )  # fmt: skip
@@ -103,7 +103,7 @@ class Weights(io.ComfyNode):
                 fetch(entry, folder, Download())
                 found = report.find(entry, report.sizes_of([folder / entry.name]), obey_cancel)
             text, name = report.sheet(found, folder), loader_name(found.path or folder / entry.name, entry.directory)
-        return io.NodeOutput(text, name, ui=tell(cls, text))
+        return io.NodeOutput(text, name, ui=tell(cls, text.partition("\n")[0] if weights == ALL else text))
 
 
 NODES = [Weights]

@@ -11,6 +11,8 @@ folder (about 5 GB, some minutes); after that they are reused.
 COMFYUI_PATH     use this ComfyUI, with its own Python, in place of the pinned one; nothing is installed into it
 HOTPATH_PYTHON   the Python that runs that ComfyUI, where it is not in a venv beside it
 HOTPATH_CACHE    the folder to build in, in place of the usual cache folder
+HOTPATH_CHROMIUM the Chromium or Chrome for tests in a browser, where it is not on the path
+HOTPATH_SCREENSHOTS  where those tests keep pictures of the screen, in place of runs/screenshots in the cache folder
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ TEST_EXTRAS = (
     "opencv-contrib-python-headless==5.0.0.93",
     "scikit-learn",
     "matplotlib",
+    "playwright",  # drives a Chromium that is on the machine; its own browsers are never downloaded
 )
 
 # Written into the environment as the package `hotpath`. It looks for the clone at import time, so that one environment

@@ -2,12 +2,14 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
+from .. import markdown
 from .report import IDENTITY, MEASURED, Measurement, Report
 
 COLUMNS = ("name", *IDENTITY, "status", "samples", "warmup", "min_ms", "p5_ms", "p20_ms", "median_ms", "p80_ms", "p95_ms", "mean_ms",
            "low_ms", "high_ms", "per_second", "per_minute", "images_per_s", "megapixels_per_s", "gflops_per_s", "percent_of_peak")  # fmt: skip
+HEADING = ["", "median ms", "95 % interval", "p95 ms", "per s", "per min", "images/s", "MP/s", "MiB", "samples"]
 MEMORY = ("host_peak_mib", "host_peak_growth_mib", "device_peak_mib", "device_peak_growth_mib")
 
 
@@ -63,29 +65,37 @@ def _rows(report: Report) -> list[list[str]]:
     return rows
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]) for row in rows]  # fmt: skip
-    return "\n".join(line.rstrip() for line in lines)
+def _head(report: Report) -> list[str]:
+    """What it is, and where and when it was measured."""
+    environment = report.environment
+    if not environment:
+        return [report.title]
+    return [
+        report.title,
+        f"{environment.get('device_name', '')}, torch {environment.get('torch', '?')}, {environment.get('date', '')}",
+    ]
+
+
+def short_text(report: Report) -> str:
+    """The report in as little as fits on a node."""
+    columns = (0, 1, 5)
+    rows = [[row[index] for index in columns] for row in (HEADING, *_rows(report))]
+    return "\n".join([*_head(report), "", markdown.table(rows) if len(rows) > 1 else "Nothing was measured."])
 
 
 def text_table(report: Report) -> str:
     """The report to read: where, how fast, and every note."""
-    environment = report.environment
-    head = [report.title]
-    if environment:
-        head.append(f"{environment.get('device_name', '')}, torch {environment.get('torch', '?')}, {environment.get('date', '')}")
-    heading = ["", "median ms", "95 % interval", "p95 ms", "per s", "per min", "images/s", "MP/s", "MiB", "samples"]
     rows = _rows(report)
-    body = [_aligned([heading, *rows])] if rows else ["Nothing was measured."]
+    body = [markdown.table([HEADING, *rows])] if rows else ["Nothing was measured."]
     remarks = [f"{label(entry)}: {entry.note}" for entry in report.measurements if entry.note]
-    extras = [_breakdown(report.extras["breakdown"])] if "breakdown" in report.extras else []
-    extras += [
+    breakdown = ["", _breakdown(report.extras["breakdown"])] if "breakdown" in report.extras else []
+    extras = [
         f"{name}: {', '.join(f'{key} {number(value)}' for key, value in facts.items())}"
         for name, facts in report.extras.items()
         if name != "breakdown"
     ]
-    return "\n".join([*head, "", *body, "", *extras, *dict.fromkeys(remarks), *report.notes]).strip()
+    notes = [f"- {note}" for note in (*extras, *dict.fromkeys(remarks), *report.notes)]
+    return "\n".join([*_head(report), "", *body, *breakdown, "", *notes]).strip()
 
 
 def _breakdown(rows: Mapping[str, Mapping[str, float]]) -> str:
@@ -95,7 +105,7 @@ def _breakdown(rows: Mapping[str, Mapping[str, float]]) -> str:
         [name, *(number(row[key]) for key in ("each_ms", "runs", "total_ms")), f"{row['share_percent']:.1f} %"]
         for name, row in rows.items()
     ]
-    return _aligned([heading, *body]) + "\n"
+    return markdown.table([heading, *body])
 
 
 def csv_text(report: Report) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import markdown
 from . import manifest
 from .manifest import Entry
 from .recognise import Progress, known_sha256, sha256_of
@@ -76,19 +77,20 @@ def find(entry: Entry, files: Mapping[Path, int], on_progress: Progress, largest
 
 
 def table(found: Sequence[Found]) -> str:
-    """One line for each file."""
-    marks = {PROVEN: "+", LIKELY: "~", UNCHECKED: "?", OTHER: "!", ABSENT: "-"}
+    """One row for each file, as a Markdown table."""
+    words = {PROVEN: "yes", LIKELY: "likely", UNCHECKED: "unread", OTHER: "other", ABSENT: "no"}
     rows = [
-        (marks[f.state], f.entry.id, _size(f.entry), f.entry.student or "", f.entry.directory, _remarks(f.entry)) for f in found
+        [words[f.state], f.entry.id, _size(f.entry), f.entry.student or "", f.entry.directory, _remarks(f.entry)] for f in found
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    lines = ["  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5])).rstrip() for row in rows]
     there = sum(f.there for f in found)
-    legend = [
-        "+ here, SHA-256 as on the owner's page   ~ here, SHA-256 as on copies only   - not here",
-        "? here, not compared   ! not here, but another file of its name",
-    ]
-    return "\n".join([f"{there} of {len(found)} known files are here.", *legend, "", *lines])
+    legend = (
+        "yes: SHA-256 as on the owner's page. likely: SHA-256 as on copies only. unread: not compared. "
+        "other: another file has its name. no: not here."
+    )
+    heading = ["here", "file", "size", "student", "folder", "licence"]
+    return "\n".join(
+        [f"{there} of {len(found)} known files are here.", "", markdown.table([heading, *rows], len(heading)), "", legend]
+    )
 
 
 def sheet(found: Found, folder: Path) -> str:

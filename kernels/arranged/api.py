@@ -1,7 +1,7 @@
 """Convolutions and linear layers whose weights lie as oneDNN wants them, with the activation in the same pass.
 
 torch lays a weight out anew on every call: a tenth of the time of a 3 x 3 convolution with 256 channels over 34 x 34 cells, half of it
-over 8 x 8. Same bits as torch's own where gradients, autocast, another device or dtype rule it out (benchmarks/LOG.md).
+over 8 x 8 (benchmarks/LOG.md). Where gradients, autocast, another device or dtype rule this out, they are torch's own layers.
 """
 
 import functools

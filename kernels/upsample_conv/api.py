@@ -76,8 +76,12 @@ def _pairs(kernel: Tensor, side: int) -> tuple[Tensor, Tensor]:
 
 def _transposed(weight: Tensor) -> Tensor:
     """[I, O, 4, 4], to be used with stride 2: the kernel spread over the 2 x 2 pixels that hold the same cell."""
-    turned = (weight if weight.dtype == torch.float64 else weight.float()).transpose(0, 1).flip(2, 3)
-    return sum(F.pad(turned, (right, 1 - right, down, 1 - down)) for down, right in PIXELS).to(weight.dtype)
+    wide = weight if weight.dtype == torch.float64 else weight.float()
+    turned = wide.permute(2, 3, 1, 0).flip(0, 1).contiguous()
+    kernel = turned.new_zeros(4, 4, *turned.shape[2:])
+    for down, right in PIXELS:
+        kernel[down : down + 3, right : right + 3] += turned
+    return kernel.permute(2, 3, 0, 1).to(weight.dtype)
 
 
 _of_four_pixels, _arranged = PerWeight(_four_pixels), PerWeight(lambda weight: arrange_doubling(_transposed(weight)))

@@ -105,7 +105,7 @@ def test_declines_say_why(results: dict) -> None:
     assert "knows processors and NVIDIA GPUs" in found["elsewhere"]
     assert found["elsewhere same"]
     assert "our kernel" in found["cuda"]
-    assert "run fused." in found["cuda"]
+    assert "run fused; channels last." in found["cuda"]
     assert "GB are free" in found["memory"]
 
 

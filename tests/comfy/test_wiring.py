@@ -56,6 +56,7 @@ def test_loras_before_and_after(results: dict) -> None:
         assert found["changes"] > 100 * CLOSE, name
         for how in ("before", "after", "without"):
             assert found[how] < allowed, (name, how)
+        assert found["agree"], "what was kept before the LoRA came is not used: " + name
 
 
 def test_weights_written_between_the_halves_of_guidance(results: dict) -> None:
@@ -109,6 +110,18 @@ def test_a_network_that_only_looks_alike_is_left_alone(results: dict) -> None:
     assert found["off"] < CLOSE
     assert "declined 2 (fused, it is" in found["said"]
     assert len(found["warned"]) >= 1
+
+
+def test_weights_are_laid_out_only_while_they_are_ours(results: dict) -> None:
+    found = good(results, "channels_last")
+    for name in ("off", "lora", "without"):
+        assert found[name] < CLOSE, name
+    assert found["before"]
+    assert not found["during"]
+    assert found["seen"]
+    assert found["after"]
+    assert found["unloaded"]
+    assert found["same"], "bit for bit"
 
 
 def test_a_bare_network(results: dict) -> None:

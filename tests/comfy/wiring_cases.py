@@ -18,7 +18,7 @@ start_comfyui(Path(sys.argv[1]), Path(sys.argv[2]))
 
 import comfy.hooks  # noqa: E402
 import comfy.model_management as mm  # noqa: E402
-from hotpath.engine import precision, unet_parts, wiring  # noqa: E402
+from hotpath.engine import accelerate, layout, precision, unet_parts, wiring  # noqa: E402
 from hotpath.nodes import accelerate as node  # noqa: E402
 
 SD15 = {"model_channels": 32, "context_dim": 64, "num_res_blocks": [1, 1, 1, 1], "transformer_depth": [1, 1, 1, 0]}
@@ -129,9 +129,9 @@ def loras():
             plain, after, before = MODEL.clone(), wired.clone(), MODEL.clone()
             for model in (plain, after, before):
                 model.add_patches(changed(MODEL, *keys))
-            wanted = run(plain, cfg=2.0)
+            wanted, late, early = run(plain, cfg=2.0), run(after, cfg=2.0), run(fast(before, dtype), cfg=2.0)
             name = f"{dtype} {key}"
-            found[name] = {"after": off(run(after, cfg=2.0), wanted), "before": off(run(fast(before, dtype), cfg=2.0), wanted)}
+            found[name] = {"after": off(late, wanted), "before": off(early, wanted), "agree": torch.equal(late, early)}
             found[name] |= {"changes": off(wanted, PLAIN), "without": off(run(wired, cfg=2.0), PLAIN)}
     return found
 
@@ -234,6 +234,9 @@ def patches():
     found = {}
     for name, setter in setters.items():
         plain, wired = MODEL.clone(), fast(MODEL)
+        if name == "a norm":  # also where the model has run before it came
+            run(wired)
+            wired = wired.clone()
         setter(plain)
         setter(wired)
         wanted = run(plain, cfg=2.0)
@@ -283,6 +286,45 @@ def wrong_parts():
 
 
 @case
+def channels_last():
+    """As on a GPU: weights laid out where they lie, for as long as the model is loaded."""
+
+    def strides(model) -> list[bool]:
+        convolutions = [m for m in model.model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
+        return [m.weight.is_contiguous() for m in convolutions]
+
+    wired, parts = fast(MODEL), None
+    for cell in wired.wrappers[node.WrappersMP.DIFFUSION_MODEL][node.KEY][0].__closure__:
+        parts = cell.cell_contents if isinstance(cell.cell_contents, accelerate.OnParts) else parts
+    parts.layout = layout.ChannelsLast()
+    seen = []
+
+    def look(executor, x, *args):
+        seen.append(x.is_contiguous(memory_format=torch.channels_last) and x.shape[1] > 1)
+        return executor(x, *args)
+
+    wired.add_wrapper_with_key(node.WrappersMP.DIFFUSION_MODEL, "look", look)
+    touched = wired.clone()
+    touched.add_patches(changed(MODEL, *TOUCHED, "diffusion_model.input_blocks.1.0.in_layers.2.weight"))
+    plain = MODEL.clone()
+    plain.add_patches(changed(MODEL, *TOUCHED, "diffusion_model.input_blocks.1.0.in_layers.2.weight"))
+    found = {
+        "before": all(strides(MODEL)),
+        "off": off(run(wired, cfg=2.0), PLAIN),
+        "during": any(strides(MODEL)),
+        "seen": all(seen),
+    }
+    found["lora"] = off(run(touched, cfg=2.0), run(plain, cfg=2.0))
+    found["without"] = off(run(wired, cfg=2.0), PLAIN)
+    found["same"] = torch.equal(run(MODEL, cfg=2.0), PLAIN)
+    found["after"] = all(strides(MODEL))
+    run(wired)
+    mm.unload_all_models()
+    found["unloaded"] = all(strides(MODEL))
+    return found
+
+
+@case
 def bare_network():
     network = telling(**SD15, seed=2).model.diffusion_model
     random = torch.Generator().manual_seed(1)
@@ -290,7 +332,7 @@ def bare_network():
     wanted = network(*given, transformer_options={})
     found = {}
     for keep in (True, False):
-        held, undo = wiring.wire(network, keep)
+        held, undo = wiring.wire(network, keep, channels_last=not keep)
         found[f"off {keep}"] = off(network(*given, transformer_options={}), wanted)
         found[f"counts {keep}"] = dict(held.counts)
         undo()

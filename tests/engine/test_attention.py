@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from functools import partial
 
 import pytest
 import torch
-from hotpath.engine import attention
+from hotpath.engine import attention, attention_override
 from hotpath.engine.attention_override import overriding
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -63,10 +65,19 @@ CASES = {
 }
 
 
+@pytest.fixture(params=[False, True], ids=["processor", "as on a GPU"])
+def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """The choices made on a GPU, made here; only the kernels that then run are those of a processor."""
+    monkeypatch.setattr(attention_override, "on_gpu", lambda q: request.param)
+    if request.param:  # the host below is faster on so small an input, and would be kept
+        monkeypatch.setattr(attention_override, "seconds", lambda run, tensors, repeats: float(isinstance(run, partial)))
+    return request.param
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("split", [False, True])
-def test_options_are_honoured(name: str, dtype: torch.dtype, split: bool) -> None:
+def test_options_are_honoured(name: str, dtype: torch.dtype, split: bool, gpu: bool) -> None:
     shape = (2, 4, 24, 8) if split else (2, 24, 32)
     q, k, v = tokens(*shape, dtype=dtype), tokens(*shape, dtype=dtype, seed=1), tokens(*shape, dtype=dtype, seed=2)
     k, v = (t[:, :, :20] if split else t[:, :20] for t in (k, v))
@@ -82,7 +93,7 @@ def test_options_are_honoured(name: str, dtype: torch.dtype, split: bool) -> Non
         torch.testing.assert_close(found, wanted, **tolerance)
 
 
-def test_fewer_heads_of_keys() -> None:
+def test_fewer_heads_of_keys(gpu: bool) -> None:
     q, k, v = tokens(1, 4, 24, 8), tokens(1, 2, 24, 8, seed=1), tokens(1, 2, 24, 8, seed=2)
     counts: Counter[str] = Counter()
     found = overriding(None, counts, {})(Host(), q, k, v, 4, skip_reshape=True, enable_gqa=True)
@@ -90,7 +101,7 @@ def test_fewer_heads_of_keys() -> None:
     assert counts == {"taken": 1}
 
 
-def test_a_mask_of_minus_infinity_and_of_the_smallest_number() -> None:
+def test_a_mask_of_minus_infinity_and_of_the_smallest_number(gpu: bool) -> None:
     q, k, v = (tokens(1, 24, 32, dtype=torch.bfloat16, seed=seed) for seed in range(3))
     for low in (float("-inf"), torch.finfo(torch.float32).min):
         mask = torch.zeros(24, 24).masked_fill(torch.ones(24, 24).triu(1).bool(), low)
@@ -105,7 +116,7 @@ def test_exact_attention_is_never_by_blocks(monkeypatch: pytest.MonkeyPatch) -> 
         overriding(None, Counter(), {})(Host(), q, k, v, 4, **options)
 
 
-def test_a_host_that_computes_something_else_is_kept(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_host_that_computes_something_else_is_kept(caplog: pytest.LogCaptureFixture, gpu: bool) -> None:
     q, k, v = (tokens(1, 24, 32, seed=seed) for seed in range(3))
     host, counts = Host(spoil=1.1), Counter[str]()
     override = overriding(None, counts, {})
@@ -141,3 +152,36 @@ def test_an_earlier_override_is_given_ours() -> None:
     override = overriding(lambda func, q, k, v, heads, **options: func(q, k, v * 3, heads, **options), counts, {})
     torch.testing.assert_close(override(host, q, k, v, 4), Host()(q, k, v * 3, 4), rtol=1e-4, atol=1e-5)
     assert counts == {"taken": 1}
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_on_a_gpu_the_faster_one_is_taken(slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_override, "on_gpu", lambda q: True)
+    q, k, v = (tokens(1, 24, 32, seed=seed) for seed in range(3))
+    known = Host()(q, k, v, 4)
+
+    def host(*_: object, **__: object) -> Tensor:
+        if slow:
+            time.sleep(0.05)
+        return known
+
+    counts: Counter[str] = Counter()
+    torch.testing.assert_close(overriding(None, counts, {})(host, q, k, v, 4), known, rtol=1e-4, atol=1e-5)
+    assert counts == ({"taken": 1} if slow else {"the host's is faster": 1})
+
+
+def test_nothing_is_measured_while_a_graph_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_override, "capturing", lambda: True)
+    q, k, v = (tokens(1, 24, 32, seed=seed) for seed in range(3))
+    host, choices = Host(), {}
+    overriding(None, Counter(), choices)(host, q, k, v, 4)
+    assert host.calls == 1
+    assert not choices
+
+
+def test_a_compiler_gets_the_hosts() -> None:
+    q, k, v = (tokens(1, 24, 32, seed=seed) for seed in range(3))
+    doubling = overriding(lambda func, q, k, v, heads, **options: func(q, k, v * 2, heads, **options), Counter(), {})
+    for override, wanted in ((overriding(None, Counter(), {}), v), (doubling, v * 2)):
+        compiled = torch.compile(lambda q, k, v, o=override: o(Host(), q, k, v, 4), backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(q, k, v), Host()(q, k, wanted, 4))

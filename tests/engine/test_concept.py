@@ -69,7 +69,9 @@ def test_blended_contexts(base: Base, looks: tuple[Concept, Concept]) -> None:
     torch.testing.assert_close(half, (one.context + neutral) / 2)
 
 
-def test_there_and_back_gives_the_same_bits(base: Base, network: Network, looks: tuple[Concept, Concept]) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_there_and_back_gives_the_same_bits(base: Base, looks: tuple[Concept, Concept], dtype: torch.dtype) -> None:
+    network = Network(base, dtype)
     before = digest(base.weights), digest(network.module.state_dict())
     one, two = (((concept, 1.0),) for concept in looks)
     first, other, again = (network(IMAGE, blend) for blend in (one, two, one))
@@ -77,7 +79,7 @@ def test_there_and_back_gives_the_same_bits(base: Base, network: Network, looks:
     assert (first - other).abs().max() > 1e-2
     network.forget()
     assert torch.equal(network(IMAGE, one), first), "derived afresh"
-    assert torch.equal(Network(base, torch.float32)(IMAGE, one), first), "a fresh network"
+    assert torch.equal(Network(base, dtype)(IMAGE, one), first), "a fresh network"
     assert (digest(base.weights), digest(network.module.state_dict())) == before
 
 

@@ -18,7 +18,7 @@ from hotpath.engine.probe import chart, comparison_chart, history
 from hotpath.engine.probe.compare import BETWEEN_RUNS, compare_reports, compare_samples
 from hotpath.engine.probe.report import Measurement, Report, from_json, load, write_text
 from hotpath.engine.probe.statistics import limits, paired_difference, summary, warmup_length
-from hotpath.engine.probe.table import csv_text, number, text_table
+from hotpath.engine.probe.table import csv_text, number, short_text, text_table
 
 RUNS = 40
 
@@ -326,6 +326,9 @@ def test_the_table_and_the_csv_say_it_all() -> None:
     text = text_table(shown)
     for words in ("a processor", "nin 64 px cpu float32", "3000", "memory", "needs 9 GiB", "Mind this.", "energy not offered"):
         assert words in text
+    assert [len(line.split("|")) for line in text.splitlines() if line.startswith("|")] == [11, 11, 11, 11]
+    assert "3000" in short_text(shown)
+    assert "needs 9 GiB" not in short_text(shown)
     rows = list(csv.DictReader(io.StringIO(csv_text(shown))))
     assert [row["status"] for row in rows] == ["measured", "memory"]
     assert float(rows[0]["median_ms"]) == 20

@@ -107,5 +107,8 @@ def test_the_table_has_a_line_for_each(tmp_path: Path) -> None:
     path = file(tmp_path, "any.safetensors")
     lines = report.table(report.by_directory(items, {"loras": report.sizes_of([path])}, quiet)).splitlines()
     assert lines[0] == "1 of 2 known files are here."
-    assert [line.split()[:2] for line in lines[-2:]] == [["+", "look"], ["-", "other"]]
-    assert lines[-1].endswith("MIT; SHA-256 not verified")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
+    assert rows[0][:2] == ["here", "file"]
+    assert set("".join(rows[1])) == {"-"}
+    assert [row[:2] for row in rows[2:]] == [["yes", "look"], ["no", "other"]]
+    assert rows[3][-1] == "MIT; SHA-256 not verified"

@@ -163,6 +163,14 @@ def test_a_contest_takes_the_fastest_that_agrees() -> None:
     assert ways.calls == ["fast"]
 
 
+def test_the_first_call_of_a_contest_gives_the_bits_of_later_ones() -> None:
+    ways = Ways(contest=True, seconds=0.002)
+    ways.wrong = 1e-5  # rounding, as it were
+    first = ways.operation(X, 2.0)
+    assert not torch.equal(first, X * 2)
+    assert torch.equal(ways.operation(X, 2.0), first)
+
+
 def test_a_contest_leaves_out_a_wrong_way_and_a_failing_one(caplog: pytest.LogCaptureFixture) -> None:
     for ways in (Ways(contest=True, wrong=True, seconds=0.002), Ways(contest=True)):
         ways.error = None if ways.wrong else RuntimeError("no")

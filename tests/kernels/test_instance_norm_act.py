@@ -193,3 +193,10 @@ def test_it_compiles_in_one_graph() -> None:
     x, scale, shift, *_ = (value.detach() for value in followed((1, 8, 4, 4), torch.float32)[:3])
     compiled = torch.compile(instance_norm_act, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x, scale, shift, residual=x), instance_norm_act(x, scale, shift, residual=x))
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad])
+def test_a_map_of_one_cell_is_its_shift(mode: type) -> None:
+    x, scale, shift = inputs((2, 4, 1, 1), rows=2)
+    with mode():
+        torch.testing.assert_close(instance_norm(x, scale, shift), shift[:, :, None, None])
