@@ -326,7 +326,7 @@ def test_the_table_and_the_csv_say_it_all() -> None:
     text = text_table(shown)
     for words in ("a processor", "nin 64 px cpu float32", "3000", "memory", "needs 9 GiB", "Mind this.", "energy not offered"):
         assert words in text
-    assert [len(line.split("|")) for line in text.splitlines() if line.startswith("|")] == [11, 11, 11, 11]
+    assert [len(line.split("|")) for line in text.splitlines() if line.startswith("|")] == [12, 12, 12, 12]
     assert "3000" in short_text(shown)
     assert "needs 9 GiB" not in short_text(shown)
     rows = list(csv.DictReader(io.StringIO(csv_text(shown))))
