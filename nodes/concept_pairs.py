@@ -1,5 +1,7 @@
 """Nodes that collect, load and choose pairs of pictures before and after an edit."""
 
+from dataclasses import replace
+
 import torch
 from comfy_api.latest import io
 
@@ -66,12 +68,14 @@ class E2GANPairs(io.ComfyNode):
                 "from the same pictures."
             )
         place = host.pairs_folder(folder[0]) if folder[0].strip() else None
-        start = more[0] if more else PairSet()
+        start, told, refused = more[0] if more else PairSet(), prompt[0] or (more[0].prompt if more else ""), ()
         if place is not None and (place / "pairs.json").is_file():
             stored = load_folder(place, side[0])
             start = start.plus(((pair.name, pair.before, pair.after) for pair in stored.pairs), side[0])
+            told, refused = told or stored.prompt, stored.refused
         named = ((f"pair_{index:04d}", *two) for index, two in enumerate(zip(befores, afters, strict=True), len(start) + 1))
-        pairs = PairSet(start.pairs, prompt[0] or start.prompt).plus(named, side[0])
+        pairs = PairSet(start.pairs, told).plus(named, side[0])
+        pairs = replace(pairs, refused=(*refused, *pairs.refused))
         if not len(pairs):
             raise InvalidInput("Expected at least one pair that can be used, got none. " + " ".join(pairs.refused[:3]))
         note = f" {save_folder(pairs, place)} written to {place}." if place is not None else ""

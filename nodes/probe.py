@@ -99,33 +99,32 @@ class ProbeModel(io.ComfyNode):
             "model": name,
             "parameters_m": round(parameters / 1e6, 2),
             "dtype": str(model.model_dtype()).removeprefix("torch."),
+            "graph": host.settings(cls.hidden.prompt or {}, str(cls.hidden.unique_id)),
         }
-        key = (str(cls.hidden.unique_id), id(model.model), str(getattr(model, "patches_uuid", "")), blocks, compare_overhead)
+        key = (str(cls.hidden.unique_id), id(model.model), workload["graph"], blocks, compare_overhead)
         recording = _RECORDINGS.get(key)
         if recording is None:
             recording = Recording(
-                f"{name} in the sampler", model.load_device, ab=compare_overhead, workload=workload, comfyui=host.version()
-            )
+                f"{name} in the sampler", model.load_device, ab=compare_overhead, workload=workload, cell=host.cell(model),
+                comfyui=host.version(),
+            )  # fmt: skip
             _keep(_RECORDINGS, key, recording)
-        recording.next_prompt()
         cls._beside(recording)
         return io.NodeOutput(probed(model, recording, blocks=blocks), recording)
 
     @classmethod
     def _beside(cls, recording: Recording) -> None:
         """Records the other nodes of the prompt from here on."""
-        prompt = cls.hidden.prompt or {}
+        prompt, now, own = cls.hidden.prompt or {}, host.prompt_id(), str(cls.hidden.unique_id)
 
         def done(number: str, begin: Any, end: Any) -> None:
-            if number != str(cls.hidden.unique_id):
-                recording.nodes[host.title(prompt, number)].append((begin, end))
+            if number != own:
+                recording.beside(host.title(prompt, number), begin, end, now)
 
-        host.Events(
-            f"hotpath probe {cls.hidden.unique_id}",
-            recording.clock,
-            done,
-            lambda number: recording.cached.add(host.title(prompt, number)),
-        ).listen()
+        def cached(number: str) -> None:
+            recording.cached[host.title(prompt, number)] = now
+
+        host.Events(f"hotpath probe {own}", recording.clock, done, cached).listen()
 
 
 class ProbeStart(io.ComfyNode):
@@ -206,8 +205,9 @@ class ProbeStop(io.ComfyNode):
             started.span.stop()
             notes += [EARLIER_CUT] if started.earlier_cut else []
             inside = host.between(prompt, start, number)
-            key = (number, name, host.settings(prompt, start, number))
-            spans = _SPANS.get(key) or _keep(_SPANS, key, Spans(name, started.span.clock.device))
+            settings = host.settings(prompt, number, start)
+            key = (number, name, settings)
+            spans = _SPANS.get(key) or _keep(_SPANS, key, Spans(name, started.span.clock.device, settings))
             report = spans.add(started.span, inside, made_of(anything)).with_notes(*notes)
         for note in report.notes:
             log.info("Probe %s: %s", name, note)

@@ -1,5 +1,6 @@
 """ComfyUI as the probe nodes meet it: the graph around a node, which nodes run or are cached, folders, versions."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +16,11 @@ from ..engine.probe.clock import Clock, Mark
 from ..engine.probe.report import Report, load
 
 HISTORY = "probe_history.jsonl"
+# By name of the latent format, as core's nodes for empty latents of each divide.
+CELLS = dict.fromkeys(
+    ("SD15", "SDXL", "SDXL_Playground_2_5", "SD3", "Flux", "Mochi", "HunyuanVideo", "Cosmos1CV8x8x8", "Wan21"), 8
+)
+CELLS |= {"Flux2": 16, "Wan22": 16, "HunyuanVideo15": 16, "HunyuanImage21": 32, "LTXV": 32, "ChromaRadiance": 1}
 
 
 def device() -> torch.device:
@@ -31,6 +37,16 @@ def prompt_id() -> str:
     """Names the prompt that runs now; empty outside one."""
     context = get_executing_context()
     return context.prompt_id if context else ""
+
+
+def cell(model: Any) -> int:
+    """Px of a picture to one of the model's latent, along a side; 0 if its latent format is not known here."""
+    return CELLS.get(latent_format(model), 0)
+
+
+def latent_format(model: Any) -> str:
+    """Name of the format of a model's latents."""
+    return type(model.object_patches.get("latent_format", getattr(model.model, "latent_format", None))).__name__
 
 
 def obey_cancel() -> None:
@@ -54,16 +70,22 @@ def saved_report(name: str) -> Report:
     return load(reports_folder() / f"{Path(name).name}.json")
 
 
-def _links(node: Mapping[str, Any]) -> set[str]:
-    """Numbers of the nodes that feed a node of an API prompt."""
-    return {str(value[0]) for value in node.get("inputs", {}).values() if isinstance(value, list) and len(value) == 2}
+def _inputs(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs of a node of an API prompt that make a difference to its work, which a seed does not."""
+    return {name: value for name, value in node.get("inputs", {}).items() if not name.lower().endswith("seed")}
 
 
-def ancestors(prompt: Mapping[str, Any], number: str) -> set[str]:
-    """Every node that a node of an API prompt depends on."""
+def _links(inputs: Mapping[str, Any]) -> set[str]:
+    """Numbers of the nodes that feed these inputs."""
+    return {str(value[0]) for value in inputs.values() if isinstance(value, list) and len(value) == 2}
+
+
+def ancestors(prompt: Mapping[str, Any], number: str, *, seeds: bool = True) -> set[str]:
+    """Every node that a node of an API prompt depends on; without `seeds`, not by a seed alone."""
     found, left = set(), [number]
     while left:
-        for source in _links(prompt.get(left.pop(), {})) - found:
+        node = prompt.get(left.pop(), {})
+        for source in _links(node.get("inputs", {}) if seeds else _inputs(node)) - found:
             found.add(source)
             left.append(source)
     return found
@@ -74,12 +96,11 @@ def between(prompt: Mapping[str, Any], start: str, stop: str) -> set[str]:
     return {number for number in ancestors(prompt, stop) if start in ancestors(prompt, number)}
 
 
-def settings(prompt: Mapping[str, Any], start: str, stop: str) -> str:
-    """Changes when a node between two nodes, or one that feeds it, gets another setting: samples of both must not be mixed."""
-    numbers = ancestors(prompt, stop) - {start}
-    return json.dumps(
-        [(number, prompt[number].get("class_type"), prompt[number].get("inputs")) for number in sorted(numbers)], default=str
-    )
+def settings(prompt: Mapping[str, Any], number: str, *left_out: str) -> str:
+    """Changes when a node that feeds a node gets another setting, a seed aside: samples of both must not be mixed."""
+    numbers = ancestors(prompt, number, seeds=False) - {*left_out}
+    found = [(other, prompt[other].get("class_type"), _inputs(prompt[other])) for other in sorted(numbers) if other in prompt]
+    return hashlib.sha256(json.dumps(found, default=str).encode()).hexdigest()[:16]
 
 
 def title(prompt: Mapping[str, Any], number: str) -> str:

@@ -63,8 +63,8 @@ class ProbeReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, report: Any, name: str, theme: str, history: bool, after: Any = None) -> io.NodeOutput:
-        found: Report = report.current()
-        if history and found.measured:
+        found: Report = report.current(host.prompt_id())
+        if history and found.compared:
             found = remembered(found)
         if name.strip():
             found = found.with_notes(*kept(found, file_name(name)))
@@ -117,6 +117,7 @@ class CompareReports(io.ComfyNode):
                 ),
                 _theme(),
                 wires.REPORT.Input("first", optional=True, tooltip="The report to compare with."),
+                io.AnyType.Input("after", optional=True, tooltip="For reports of Probe Model: wire what both samplers made, as one batch, so that the reports are read after them."),
             ],
             outputs=[
                 io.Image.Output("chart", display_name="IMAGE", tooltip="Differences in percent with their limits."),
@@ -138,11 +139,12 @@ class CompareReports(io.ComfyNode):
         return float("nan")
 
     @classmethod
-    def execute(cls, second: Any, first_file: str, theme: str, first: Any = None) -> io.NodeOutput:
+    def execute(cls, second: Any, first_file: str, theme: str, first: Any = None, after: Any = None) -> io.NodeOutput:
         if first_file == ON_THE_WIRE and first is None:
             raise InvalidInput("Expected a report to compare with, got none: wire 'first', or choose a file.")
-        before: Report = first.current() if first_file == ON_THE_WIRE else host.saved_report(first_file)
-        comparison = compare_reports(before, second.current())
+        now = host.prompt_id()
+        before: Report = first.current(now) if first_file == ON_THE_WIRE else host.saved_report(first_file)
+        comparison = compare_reports(before, second.current(now))
         text, chart = comparison.text(), draw_comparison(comparison, theme)[None]
         slower = bool(comparison.overall and comparison.overall.claims and comparison.overall.percent > 0)
         return io.NodeOutput(chart, text, slower, ui=_shown(cls, chart, text))

@@ -1,6 +1,7 @@
 """Node that measures throughput over workloads, sizes, batches, devices and precisions."""
 
 import re
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -87,7 +88,13 @@ def model_workload(model: Any, positive: Any) -> Callable[[Point, int], Workload
             raise InvalidInput(
                 f"Expected the device that ComfyUI runs this model on ({model.load_device}), got {point.device}: choose auto."
             )
-        side = max(8, point.side // 8)
+        cell = probe_host.cell(model)
+        if not cell:
+            raise InvalidInput(
+                f"Expected a model whose latent's size in px is known, got one of the format {probe_host.latent_format(model)}: "
+                "measure it by Probe Model in its own graph."
+            )
+        side = max(8, point.side // cell)
         latent = comfy.sample.fix_empty_latent_channels(model, torch.zeros(point.batch, 4, side, side))
         needed = int(model.memory_required(list(latent.shape)))
         if not fits(needed, free):
@@ -112,7 +119,8 @@ def model_workload(model: Any, positive: Any) -> Callable[[Point, int], Workload
             )
             return result[0]
 
-        return Workload(lambda: inside[0](), point.batch, point.side**2, model.model_dtype(), "one evaluation, CFG off", within)
+        note = f"one evaluation, CFG off, of a latent {list(latent.shape)}"
+        return Workload(lambda: inside[0](), point.batch, (side * cell) ** 2, model.model_dtype(), note, within)
 
     return make
 
@@ -172,12 +180,12 @@ class ThroughputSweep(io.ComfyNode):
         bar, found = comfy.utils.ProgressBar(len(wanted)), []
         present = [point.device for point in wanted if missing_device(point.device) is None]
         device = torch.device(present[0]) if present else probe_host.device()
-        energy = Energy(device)
+        energy, session, same = Energy(device), uuid.uuid4().hex[:12], None
 
         def report(*notes: str) -> Report:
             return Report(
-                "sweep", "Throughput sweep", tuple(found), environment(device, comfyui=probe_host.version()),
-                {"seconds": plan.seconds}, {"energy": energy.report()}, notes,
+                "sweep", "Throughput sweep", tuple(found), environment(device, session=session, comfyui=probe_host.version()),
+                {"seconds": plan.seconds}, {"energy": energy.report()}, tuple(filter(None, notes)),
             )  # fmt: skip
 
         try:
@@ -185,12 +193,18 @@ class ThroughputSweep(io.ComfyNode):
                 found.append(measurement)
                 bar.update_absolute(len(found), len(wanted))
                 tell(cls, said(found[-1], len(found), len(wanted)))
+            same = len(wanted) - len(found)
+            cost = overhead_of(found, make, probe_host.obey_cancel)
         except BaseException:
-            cls._keep_part(report("Interrupted: the points after the last one were not measured."))
+            cut = (
+                "the points after the last one were not measured"
+                if same is None
+                else "what the probe itself takes was not measured"
+            )
+            cls._keep_part(report(f"Interrupted: {cut}."))
             raise
-        whole = report()
-        smallest = next((point for point, entry in zip(wanted, found, strict=True) if entry.samples_ms), None)
-        return replace(whole, extras={**whole.extras, "overhead": overhead_of(smallest, make)}) if smallest else whole
+        whole = report(f"Points that come to the same as another were left out: {same}." if same else "")
+        return replace(whole, extras={**whole.extras, "overhead": cost}) if cost else whole
 
     @classmethod
     def _keep_part(cls, report: Report) -> None:

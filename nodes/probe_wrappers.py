@@ -8,8 +8,10 @@ from comfy.patcher_extension import WrappersMP
 from torch import nn
 
 from ..engine.probe.recording import Recording, Run
+from . import probe_host as host
 
 KEY = "hotpath_probe"
+CONTAINERS = {"transformer_options", "patches", "patches_replace", "wrappers", "callbacks"}
 
 
 def probed(model: Any, recording: Recording, *, blocks: bool) -> Any:
@@ -29,10 +31,35 @@ def probed(model: Any, recording: Recording, *, blocks: bool) -> Any:
 
 def _outer_sample(recording: Recording) -> Callable:
     def wrapper(executor: Any, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, *args: Any, **kwargs: Any) -> Any:
-        with recording.run(max(0, sigmas.shape[-1] - 1), noise.shape):
+        call, patches = called(executor.class_obj, sampler)
+        with recording.run(max(0, sigmas.shape[-1] - 1), noise.shape, call, patches, host.prompt_id()):
             return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
 
     return wrapper
+
+
+def called(guider: Any, sampler: Any) -> tuple[dict[str, object], str]:
+    """What a run's work depends on beside steps and size: sampler, guider and CFG, what was put around the model; and its patches."""
+    function = getattr(sampler, "sampler_function", type(sampler))
+    model = getattr(guider, "model_patcher", None)
+    options = getattr(model, "model_options", {})
+    inner = options.get("transformer_options", {})
+    patched = {
+        *getattr(model, "object_patches", ()),
+        *options,
+        *inner,
+        *inner.get("patches", ()),
+        *inner.get("patches_replace", ()),
+    }
+    around = {f"{name} patched" for name in patched - CONTAINERS}
+    around |= {f"{kind} by {key}" for kind, keyed in getattr(model, "wrappers", {}).items() for key in keyed if key != KEY}
+    found = {
+        "sampler": getattr(function, "__name__", type(function).__name__).removeprefix("sample_"),
+        "guider": type(guider).__name__,
+        **{name: value for name, value in vars(guider).items() if name.startswith("cfg") and isinstance(value, int | float)},
+        **({"around the model": ", ".join(sorted(around))} if around else {}),
+    }
+    return found, str(getattr(model, "patches_uuid", ""))
 
 
 def _span(recording: Recording, name: str, *, always: bool = False) -> Callable:

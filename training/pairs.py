@@ -9,13 +9,13 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..engine.errors import InvalidInput, NotWritten
@@ -127,11 +127,20 @@ def square(picture: Tensor, side: int) -> Tensor:
 
 
 def _read(path: Path) -> Tensor:
+    """A file's picture, uint8 [H, W, 3], the way up that viewers show it."""
     try:
         with Image.open(path) as image:
-            return torch.from_numpy(np.array(image.convert("RGB")))
-    except OSError as error:
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
+                upright = Image.fromarray((np.asarray(upright).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8))
+            return torch.from_numpy(np.array(upright.convert("RGB")))
+    except (OSError, SyntaxError) as error:  # the second is Pillow's for a damaged PNG
         raise InvalidInput(f"Expected a picture, but {path.name} cannot be read ({error}): replace it or take it out.") from error
+
+
+def _missing(before: Path, after: Path) -> str:
+    """Names the pictures of a listed pair that are not there; empty if both are."""
+    return " and ".join(path.name for path in (before, after) if not path.is_file())
 
 
 def _listing(folder: Path) -> dict:
@@ -167,18 +176,24 @@ def is_pair_folder(folder: Path) -> bool:
 
 
 def load_folder(folder: Path, side: int) -> PairSet:
-    """The pairs of a folder as squares of `side` px."""
+    """The pairs of a folder as squares of `side` px; a listed pair whose pictures are gone is refused, the others are kept."""
     found = list(_stored(folder))
+    gone = [f"{name}: {missing} is missing in {folder.name}." for name, *two in found if (missing := _missing(*two))]
     if not found:
         raise InvalidInput(
             f"Expected pairs in {folder.name} (before/ and after/ with equal file names, or pairs.json), found none: check the folder."
         )
     prompt = _listing(folder)["prompt"] if (folder / "pairs.json").is_file() else ""
-    return PairSet(prompt=prompt).plus(((name, _read(before), _read(after)) for name, before, after in found), side)
+    whole = ((name, _read(before), _read(after)) for name, before, after in found if not _missing(before, after))
+    pairs = PairSet(prompt=prompt).plus(whole, side)
+    return replace(pairs, refused=(*gone, *pairs.refused))
 
 
 def save_folder(pairs: PairSet, folder: Path) -> int:
-    """Write the pairs that are not in the folder yet; returns how many. The list is replaced last, so a stop loses no pair."""
+    """Write the pairs that are not in the folder yet; returns how many. The list is replaced last, so a stop loses no pair.
+
+    Pairs without a prompt leave the folder the one it has.
+    """
     try:
         return _save_folder(pairs, folder)
     except OSError as error:
@@ -190,10 +205,11 @@ def save_folder(pairs: PairSet, folder: Path) -> int:
 
 def _save_folder(pairs: PairSet, folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
-    listing, known, side = folder / "pairs.json", {}, pairs.before.shape[1]
+    listing, known, side, prompt = folder / "pairs.json", {}, pairs.before.shape[1], pairs.prompt
     if listing.is_file():
         facts = _listing(folder)
-        known = facts["pairs"]
+        known = {name: facts["pairs"][name] for name, *two in _stored(folder) if not _missing(*two)}
+        prompt = prompt or facts["prompt"]
         if facts["side"] != side:
             raise InvalidInput(
                 f"Expected pairs of {facts['side']} px as in the folder {folder.name}, got {side} px: choose that side or another folder."
@@ -206,11 +222,9 @@ def _save_folder(pairs: PairSet, folder: Path) -> int:
         names.add(name)
         for kind, picture in (("before", pair.before), ("after", pair.after)):
             Image.fromarray(picture.numpy()).save(folder / f"{name}_{kind}.png", compress_level=1)
-        (folder / f"{name}.txt").write_text(pairs.prompt + "\n", encoding="utf-8")
+        (folder / f"{name}.txt").write_text(prompt + "\n", encoding="utf-8")
         fresh[name] = pair.key
     part = folder / "pairs.json.part"
-    part.write_text(
-        json.dumps({"prompt": pairs.prompt, "side": side, "pairs": {**known, **fresh}}, indent=1) + "\n", encoding="utf-8"
-    )
+    part.write_text(json.dumps({"prompt": prompt, "side": side, "pairs": {**known, **fresh}}, indent=1) + "\n", encoding="utf-8")
     os.replace(part, listing)
     return len(fresh)

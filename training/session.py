@@ -12,12 +12,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..engine.e2gan.checkpoint import Base, load_concept, save_concept
 from ..engine.e2gan.concept import DEFAULT_RANKS, Concept
-from ..engine.errors import InvalidInput
+from ..engine.errors import InvalidInput, WeightsInvalid
 from .grid import to_uint8
 from .looks import looks
 from .loop import Pairs, Settings, Step, Trainer, held_out_losses, to_signed
@@ -90,8 +90,8 @@ class ConceptRun:
     # ---- checkpoint
 
     def save(self) -> None:
-        """Write the checkpoint, if training has begun."""
-        if self.trainer is None:
+        """Write the checkpoint, if training has begun; one without finite numbers never replaces a good one."""
+        if self.trainer is None or not all(bool(value.isfinite().all()) for value in self.trainer.parameters.values()):
             return
         facts = {
             "identity": self.identity,
@@ -108,6 +108,15 @@ class ConceptRun:
         """Go on from this run's checkpoint, if there is one; one of another run is refused."""
         if not self.checkpoint.is_file():
             return False
+        try:
+            return self._resume()
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise WeightsInvalid(
+                f"Expected a checkpoint in {self.folder}, but it is damaged ({type(error).__name__}: {error}): "
+                "delete it, or switch resume off to start anew."
+            ) from error
+
+    def _resume(self) -> bool:
         with safe_open(self.checkpoint, "pt") as file:
             facts = json.loads(file.metadata()["hotpath"])
         if facts["identity"] != self.identity:
@@ -120,8 +129,8 @@ class ConceptRun:
         self.trace = tuple(Round(**found) for found in facts["trace"])
         self.trainer = self._new_trainer(facts["ranks"], None, facts["steps"])
         self.trainer.resume(self.checkpoint)
-        self.best_score = facts["best_score"]
-        if (self.folder / "best.safetensors").is_file():
+        if (self.folder / "best.safetensors").is_file():  # without it the next score is the best again
+            self.best_score = facts["best_score"]
             self.best = replace(load_concept(self.folder / "best.safetensors"), name=self.plan.name)
         return True
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .plain_chart import plain_chart
 from .report import Measurement, Report
-from .table import label, number
+from .table import number, row_name
 
 WIDTH_PX, DPI = 800, 100
 THEMES = {
@@ -155,7 +155,7 @@ def _bars(axes: Any, report: Report, theme: str) -> None:
             color=front,
             fontsize=10,
         )
-    axes.set_yticks(list(rows), [label(entry) if report.kind == "sweep" else entry.name for entry in entries])
+    axes.set_yticks(list(rows), [row_name(report, entry) for entry in entries])
     axes.set_xlabel("ms (bar: median, line: its 95 % limits, dots: samples to p95)")
     _scale(axes, "x", [min(medians), max(top) * 1.1] if logarithmic else [max(top), max(top) * 1.1])
     if logarithmic:

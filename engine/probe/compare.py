@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .report import Measurement, Report
+from .report import MEASURED, Measurement, Report
 from .statistics import RESAMPLES, block_resamples
 from .table import label, number
 
@@ -107,7 +107,7 @@ def compare_reports(first: Report, second: Report) -> Comparison:
 
     Over n pairs each is held to a chance of 5 % / n, so that a whole comparison of equal work claims something in 5 % at most.
     """
-    pairs = _pairs(first.measured, second.measured)
+    pairs = _pairs(first.compared, second.compared)
     judged, differences = [], []
     for one, other in pairs:
         between = between_runs(one.others, other.others)
@@ -139,9 +139,12 @@ def _notes(first: Report, second: Report, pairs: Sequence[tuple[Measurement, Mea
     found = []
     paired = {id(entry) for pair in pairs for entry in pair}
     for which, report in (("first", first), ("second", second)):
-        alone = [label(entry) for entry in report.measured if id(entry) not in paired]
+        alone = [label(entry) for entry in report.compared if id(entry) not in paired]
         if alone:
             found.append(f"Only in the {which} report: {', '.join(alone)}.")
+        if doubtful := [label(entry) for entry in report.measured if entry.status != MEASURED]:
+            found.append(f"Left out of the {which} report: {', '.join(doubtful)}.")
+        found += [f"Note of the {which} report: {note}" for note in report.notes]
     if not pairs:
         found.append("The reports have no measurement in common: probe the same workload and size twice.")
     for name in ("device_name", "threads", "torch", "comfyui"):

@@ -13,6 +13,7 @@ from .statistics import paired_difference, warmup_length
 WARMUP_RUNS = 3
 BETWEEN_LOOKS = 8  # samples between two moments at which the host waits for the device and looks at the time
 OVERHEAD_SECONDS = 1.0
+LONGEST_CALL_MS = 200.0  # of which `overhead` needs fourteen
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,16 @@ def _timed(run: Callable[[], object], clock: Clock, count: int, tick: Callable[[
     return [clock.between_ms(begin, end) for begin, end in zip(marks[1::2], marks[2::2], strict=True)]
 
 
-def overhead(run: Callable[[], object], device: torch.device, seconds: float = OVERHEAD_SECONDS) -> dict[str, object]:
+def overhead(
+    run: Callable[[], object], device: torch.device, seconds: float = OVERHEAD_SECONDS, tick: Callable[[], None] = lambda: None
+) -> dict[str, object]:
     """What marks around each call cost, by turns of calls with them and without (A/B): percent of a call, with 95 % limits.
 
-    On a busy machine those are wide; beside them stands what two marks cost, measured by themselves.
+    On a busy machine those are wide; beside them stands what two marks cost, measured by themselves. `tick` may raise between turns.
     """
     clock, marked, bare = Clock(device), [], []
     run()
-    (single,) = _timed(run, clock, 1, lambda: None)
+    (single,) = _timed(run, clock, 1, tick)
     count = max(1, min(20, int(20 / max(single, 1e-3))))
     until = time.perf_counter() + seconds
     while time.perf_counter() < until or len(marked) < 6:
@@ -76,6 +79,7 @@ def overhead(run: Callable[[], object], device: torch.device, seconds: float = O
             ((marked, True), (bare, False)) if len(marked) % 2 else ((bare, False), (marked, True))
         )
         for times, with_marks in turns:
+            tick()
             begin = clock.mark()
             for _ in range(count):
                 if with_marks:

@@ -12,7 +12,11 @@ from torch.utils._pytree import tree_leaves
 
 PROCESS = Path("/proc/self")
 CGROUP = Path("/sys/fs/cgroup")
-GROUPED = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
+# Of both versions: the limit, what is used, and a list in which the names begin with a prefix where children are counted in.
+GROUPED = (
+    ("memory.max", "memory.current", "memory.stat", ""),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_"),
+)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -34,10 +38,19 @@ def _host_free() -> int:
 
 
 def _container_free() -> int:
-    for limit, used in GROUPED:
+    for limit, used, listed, prefix in GROUPED:
         with contextlib.suppress(OSError, ValueError):  # no container, or "max"
-            return int((CGROUP / limit).read_text()) - int((CGROUP / used).read_text())
+            free = int((CGROUP / limit).read_text()) - int((CGROUP / used).read_text())
+            return free + _cached_files(CGROUP / listed, prefix)
     return 2**62
+
+
+def _cached_files(path: Path, prefix: str) -> int:
+    """Bytes of files that a container has read or written and that go when memory is asked for; 0 where nobody tells."""
+    with contextlib.suppress(OSError, ValueError):
+        facts = dict(line.split() for line in path.read_text().splitlines())
+        return sum(int(facts.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
+    return 0
 
 
 def _status_bytes(name: str) -> int | None:
@@ -49,11 +62,20 @@ def _status_bytes(name: str) -> int | None:
     return None
 
 
+_OPEN: "weakref.WeakSet[Watch]" = weakref.WeakSet()
+
+
 class Watch:
-    """Peak and growth of memory between the start of the watch and `report`; nothing is asked in between."""
+    """Peak and growth of memory between the start of the watch and `report`; nothing is asked in between.
+
+    Peaks are the process's, and a watch that begins sets them back, so those so far go to the watches that are open.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
+        self.device, self._peaks = device, {"device": 0, "host": 0}
+        for watch in list(_OPEN):
+            watch._look()
+        _OPEN.add(self)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             self._device_start = torch.cuda.memory_allocated(device)
@@ -63,16 +85,24 @@ class Watch:
             self._peak_is_ours = True
         self._host_start = _status_bytes("VmRSS")
 
-    def report(self) -> dict[str, float]:
-        """MiB by name; what a system does not tell is left out."""
-        found: dict[str, float] = {}
+    def _look(self) -> None:
+        """Take in the peaks since they were set back last."""
         if self.device.type == "cuda":
-            found["device_peak_mib"] = torch.cuda.max_memory_allocated(self.device)
+            self._peaks["device"] = max(self._peaks["device"], torch.cuda.max_memory_allocated(self.device))
+        self._peaks["host"] = max(self._peaks["host"], _status_bytes("VmHWM") or 0)
+
+    def report(self) -> dict[str, float]:
+        """MiB by name; what a system does not tell is left out. Ends the watch."""
+        found: dict[str, float] = {}
+        self._look()
+        _OPEN.discard(self)
+        if self.device.type == "cuda":
+            found["device_peak_mib"] = self._peaks["device"]
             found["device_peak_growth_mib"] = found["device_peak_mib"] - self._device_start
-        now, peak = _status_bytes("VmRSS"), _status_bytes("VmHWM")
+        now, peak = _status_bytes("VmRSS"), self._peaks["host"]
         if now is not None and self._host_start is not None:
             found["host_growth_mib"] = now - self._host_start
-            if peak is not None and self._peak_is_ours:
+            if peak and self._peak_is_ours:
                 found["host_peak_mib"] = peak
                 found["host_peak_growth_mib"] = peak - self._host_start
         return {name: round(value / 2**20, 1) for name, value in found.items()}

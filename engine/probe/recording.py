@@ -1,7 +1,8 @@
 """A sampler's runs as they happen: marks for steps, predictions, model calls and blocks, and the report made of them when asked."""
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -11,7 +12,7 @@ from .clock import Clock, Mark, cost_of_a_mark_ms
 from .energy import Energy
 from .environment import environment
 from .memory import Watch
-from .report import Measurement, Report
+from .report import MEASURED, Measurement, Report
 from .statistics import paired_difference, warmup_length
 
 KEPT_RUNS = 16
@@ -27,11 +28,18 @@ NOTHING = (
 
 @dataclass
 class Run:
-    """One call of a sampler. A span is (begin, end, step); steps count from 0. `detailed` is whether spans inside a step are marked now."""
+    """One call of a sampler. A span is (begin, end, step); steps count from 0. `detailed` is whether spans inside a step are marked now.
+
+    `call` is what else makes the work what it is (sampler, CFG ...), `patches` a state of the model that lasts as long as the process,
+    `prompt` the run of the graph.
+    """
 
     clock: Clock
     steps: int
     shape: tuple[int, ...]
+    call: Mapping[str, object] = field(default_factory=dict)
+    patches: str = ""
+    prompt: str = ""
     detailed: bool = True
     done: int = 0
     passes: int = 0
@@ -41,6 +49,16 @@ class Run:
     marks: int = 0
     memory: Mapping[str, float] = field(default_factory=dict)
     energy: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def work(self) -> tuple:
+        """Equal for runs whose samples may be put together."""
+        return self.steps, self.shape, tuple(self.call.items()), self.patches
+
+    @property
+    def said(self) -> str:
+        called = (f"{name} {value}" for name, value in self.call.items())
+        return ", ".join([f"{self.steps} steps", f"latent {list(self.shape)}", *called])
 
     def end(self, name: str, begin: Mark) -> Mark:
         """Close a span that began at `begin`; gives the mark at its end."""
@@ -61,29 +79,36 @@ class Run:
 
 
 class Recording:
-    """The runs of one probed model. Only the newest are kept. With `ab`, every other step goes without detail, to see what detail costs."""
+    """The runs of one probed model. Only the newest are kept. With `ab`, every other step goes without detail, to see what detail costs.
+
+    `cell` is the px of a picture to one of its latent, along a side; 0 if unknown.
+    """
 
     def __init__(
-        self, title: str, device: torch.device, *, ab: bool = True, workload: Mapping[str, object] | None = None, **versions: str
-    ) -> None:
-        self.title, self.device, self.ab = title, device, ab
+        self, title: str, device: torch.device, *, ab: bool = True, workload: Mapping[str, object] | None = None, cell: int = 0,
+        **versions: str,
+    ) -> None:  # fmt: skip
+        self.title, self.device, self.ab, self.cell = title, device, ab, cell
+        self.session = uuid.uuid4().hex[:12]
         self.workload, self.versions = dict(workload or {}), versions
         self.clock = Clock(device)
         self.runs: list[Run] = []
         self.active: list[Run] = []
-        self.nodes: dict[str, list[tuple[Mark, Mark]]] = defaultdict(list)  # what ran beside the model, by name
-        self.cached: set[str] = set()
-        self.fresh = False  # whether the newest run belongs to the prompt that runs now
+        # What ran beside the model, by name, each with its run of the graph; and in which one a node was last cached.
+        self.nodes: dict[str, list[tuple[Mark, Mark, str]]] = {}
+        self.cached: dict[str, str] = {}
 
-    def next_prompt(self) -> None:
-        """Another run of the graph begins; samples stay, what was cached is asked anew."""
-        self.cached.clear()
-        self.fresh = False
+    def beside(self, name: str, begin: Mark, end: Mark, prompt: str) -> None:
+        """A node that ran in the same run of the graph."""
+        self.nodes[name] = [*self.nodes.get(name, ()), (begin, end, prompt)][-KEPT_RUNS:]
 
     @contextmanager
-    def run(self, steps: int, shape: Sequence[int]) -> Iterator[Run]:
+    def run(
+        self, steps: int, shape: Sequence[int], call: Mapping[str, object] | None = None, patches: str = "", prompt: str = ""
+    ) -> Iterator[Run]:
         """A call of the sampler; what it raises marks the run as interrupted and goes on up."""
-        run, watch, energy = Run(self.clock, steps, tuple(shape)), Watch(self.device), Energy(self.device)
+        run = Run(self.clock, steps, tuple(shape), call or {}, patches, prompt)
+        watch, energy = Watch(self.device), Energy(self.device)
         self.active.append(run)
         begin = self.clock.mark()
         try:
@@ -96,7 +121,6 @@ class Recording:
             run.memory, run.energy = watch.report(), energy.report()
             self.active.remove(run)
             self.runs = [*self.runs, run][-KEPT_RUNS:]
-            self.fresh = True
 
     def step_done(self, run: Run, begin: Mark) -> Mark:
         """A step ends where the next begins; decides whether the next is marked in detail."""
@@ -108,32 +132,41 @@ class Recording:
             run.detailed = run.done % 2 == 0
         return mark
 
-    def current(self) -> Report:
-        """The report so far."""
+    def current(self, prompt: str = "") -> Report:
+        """The report so far, asked for in a run of the graph; what did not run in it is "cached". Without `prompt` all counts."""
         self.clock.wait()
-        alike = [run for run in self.runs if (run.steps, run.shape) == (self.runs[-1].steps, self.runs[-1].shape)]
+        alike = [run for run in self.runs if run.work == self.runs[-1].work]
         whole = [run for run in alike if not run.interrupted]
         cut = [run for run in alike if run.interrupted]
-        measurements = [*self._stages(whole, "measured"), *self._stages(cut, "interrupted"), *self._beside(whole)]
+        cached = bool(prompt and self.runs and self.runs[-1].prompt != prompt)
+        status = "cached" if cached else MEASURED
+        prompts = {prompt, *(run.prompt for run in alike)}
+        measurements = [
+            *self._stages(whole, status), *self._stages(cut, "interrupted"), *self._around(whole, status), *self._beside(prompts, prompt),
+        ]  # fmt: skip
         notes = [self.clock.note]
         if not any(run.spans["prediction"] for run in self.runs):
             notes.append(NOTHING)
             measurements = [Measurement("step", status="empty", note="zero steps were sampled"), *measurements]
         notes += [f"A run was interrupted after {run.done} of {run.steps} steps; its steps are listed apart." for run in cut]
-        if self.runs and not self.fresh:
+        patched = {run.work: ", patched otherwise" for run in self.runs if run.patches != alike[-1].patches}
+        if others := Counter(run.said + patched.get(run.work, "") for run in self.runs if run not in alike):
+            left = "; ".join(f"{count} run{'s' if count > 1 else ''} of {said}" for said, count in others.items())
+            notes.append(f"Left out, since their work is not that of the last run ({alike[-1].said}): {left}.")
+        if cached:
             notes.append(
                 "Cached: ComfyUI answered the sampler from its cache in this run of the graph; the times are from an earlier one."
             )
-        if self.cached:
-            notes.append(f"Cached, so without a time of their own: {', '.join(sorted(self.cached))}.")
+        if stale := [name for name, when in self.cached.items() if not prompt or when == prompt]:
+            notes.append(f"Cached, so without a time of their own: {', '.join(sorted(stale))}.")
         return Report(
-            "model", self.title, tuple(measurements), environment(self.device, **self.versions), self._workload(), self._extras(whole),
-            tuple(filter(None, notes)),
+            "model", self.title, tuple(measurements), environment(self.device, session=self.session, **self.versions),
+            self._workload(), {} if cached else self._extras(whole), tuple(filter(None, notes)),
         )  # fmt: skip
 
     def _workload(self) -> dict[str, object]:
         last = self.runs[-1] if self.runs else None
-        return self.workload | ({"steps": last.steps, "latent": list(last.shape)} if last else {})
+        return self.workload | ({"steps": last.steps, "latent": list(last.shape), **last.call} if last else {})
 
     def _stages(self, runs: Sequence[Run], status: str) -> Iterator[Measurement]:
         """Each stage over all runs, warm-up steps cut from the front of each run."""
@@ -172,13 +205,24 @@ class Recording:
         memory = last.memory if name == "step" else {}
         return Measurement(name, tuple(samples), tuple(early), status, facts=facts, memory=memory)
 
-    def _beside(self, runs: Sequence[Run]) -> Iterator[Measurement]:
+    def _around(self, runs: Sequence[Run], status: str) -> Iterator[Measurement]:
+        """Loading, and sampling as a whole, which makes pictures where a latent is one."""
         for stage in ("load", "sampling"):
             samples = [ms for run in runs for ms, _ in run.milliseconds(stage)]
             if samples:
-                yield Measurement(stage, tuple(samples[1:] or samples), tuple(samples[:1] if len(samples) > 1 else ()))
+                shape = runs[-1].shape if stage == "sampling" and len(runs[-1].shape) == 4 else (0, 0, 0, 0)
+                yield Measurement(
+                    stage, tuple(samples[1:] or samples), tuple(samples[:1] if len(samples) > 1 else ()), status,
+                    images=shape[0], pixels=shape[2] * shape[3] * self.cell**2,
+                )  # fmt: skip
+
+    def _beside(self, prompts: Collection[str], now: str) -> Iterator[Measurement]:
+        """Nodes that ran in these runs of the graph; cached if they did not in the one `now`."""
         for name, spans in self.nodes.items():
-            yield Measurement(name, tuple(self.clock.between_ms(begin, end) for begin, end in spans))
+            samples = [(self.clock.between_ms(begin, end), prompt) for begin, end, prompt in spans if prompt in prompts]
+            if samples:
+                status = MEASURED if not now or samples[-1][1] == now else "cached"
+                yield Measurement(name, tuple(ms for ms, _ in samples), status=status)
 
     def _extras(self, runs: Sequence[Run]) -> dict[str, Mapping[str, object]]:
         found: dict[str, Mapping[str, object]] = {}
@@ -204,7 +248,10 @@ class Recording:
         (sampling, _), *_ = run.milliseconds("sampling")
         step = [ms for ms, _ in run.milliseconds("step")]
         parts = {"load": [ms for ms, _ in run.milliseconds("load")], "steps": step}
-        parts |= {name: [self.clock.between_ms(*span) for span in spans[-1:]] for name, spans in self.nodes.items()}
+        parts |= {
+            name: [self.clock.between_ms(begin, end) for begin, end, prompt in spans[-1:] if prompt == run.prompt]
+            for name, spans in self.nodes.items()
+        }
         rows = {
             name: {"each_ms": sum(values) / len(values), "runs": len(values), "total_ms": sum(values)}
             for name, values in parts.items()

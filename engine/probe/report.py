@@ -55,7 +55,9 @@ class Measurement:
         per_second = 1e3 / found["median_ms"] if found["median_ms"] else 0.0
         found |= {"per_second": per_second, "per_minute": 60 * per_second}
         if self.images:
-            found |= {"images_per_s": self.images * per_second, "megapixels_per_s": self.images * self.pixels * per_second / 1e6}
+            found["images_per_s"] = self.images * per_second
+        if self.images and self.pixels:
+            found["megapixels_per_s"] = self.images * self.pixels * per_second / 1e6
         if self.flops:
             found["gflops_per_s"] = self.flops * per_second / 1e9
             if self.peak_flops_per_s:
@@ -75,8 +77,8 @@ class Report:
     extras: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # overhead, energy, load, breakdown ...
     notes: tuple[str, ...] = ()
 
-    def current(self) -> "Report":
-        """What travels on a wire is this, or a recording that still grows and makes one when asked."""
+    def current(self, prompt: str = "") -> "Report":
+        """What travels on a wire is this, or a recording that still grows and makes one when asked in a run of the graph."""
         return self
 
     def with_notes(self, *sentences: str) -> "Report":
@@ -84,7 +86,13 @@ class Report:
 
     @property
     def measured(self) -> tuple[Measurement, ...]:
+        """All with samples, those of interrupted and of earlier work among them."""
         return tuple(entry for entry in self.measurements if entry.samples_ms)
+
+    @property
+    def compared(self) -> tuple[Measurement, ...]:
+        """Those that may stand for the work: measured to its end, in the run of the graph that asks."""
+        return tuple(entry for entry in self.measured if entry.status == MEASURED)
 
     def to_json(self) -> str:
         facts = {"format": FORMAT, "version": VERSION, **asdict(self)}

@@ -1,6 +1,7 @@
 """A stretch of a graph between two nodes, timed again in every run of the graph."""
 
 import time
+import uuid
 from collections.abc import Collection
 
 import torch
@@ -9,7 +10,7 @@ from .clock import Clock, Mark, cost_of_a_mark_ms
 from .energy import Energy
 from .environment import environment
 from .memory import Watch
-from .report import Measurement, Report
+from .report import MEASURED, Measurement, Report
 from .statistics import warmup_length
 
 KEPT_SAMPLES = 200
@@ -46,10 +47,11 @@ class Span:
 
 
 class Spans:
-    """All runs of one stretch with the same settings."""
+    """All runs of one stretch with the same settings; `graph` stands for those."""
 
-    def __init__(self, name: str, device: torch.device) -> None:
-        self.name, self.device = name, device
+    def __init__(self, name: str, device: torch.device, graph: str = "") -> None:
+        self.name, self.device, self.graph = name, device, graph
+        self.session = uuid.uuid4().hex[:12]
         self.whole: list[float] = []
         self.inside: dict[str, list[float]] = {}
 
@@ -89,6 +91,7 @@ class Spans:
                 span.titles.get(number, number),
                 tuple(samples[min(cut, len(samples) - 1) :]),
                 tuple(samples[: min(cut, len(samples) - 1)]),
+                MEASURED if number in span.nodes else "cached",
             )
             for number, samples in self.inside.items()
             if not cached
@@ -97,10 +100,11 @@ class Spans:
         marks = 2 + 2 * len(span.nodes)
         took = span.milliseconds()
         extras = {"energy of the last run": span.energy, "overhead": {"percent": 100 * marks * single / took if took else 0.0, "marks": marks, "microseconds_a_mark": 1e3 * single}}  # fmt: skip
-        workload = {"name": self.name, "images": images, "pixels": pixels}
+        workload = {"name": self.name, "images": images, "pixels": pixels, "graph": self.graph}
         return Report(
-            "span", self.name, (whole, *nodes), environment(self.device), workload, {} if cached else extras, tuple(notes)
-        )
+            "span", self.name, (whole, *nodes), environment(self.device, session=self.session), workload, {} if cached else extras,
+            tuple(notes),
+        )  # fmt: skip
 
 
 def _names(span: Span, numbers: Collection[str]) -> str:

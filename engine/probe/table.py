@@ -5,11 +5,11 @@ import io
 from collections.abc import Mapping
 
 from .. import markdown
-from .report import IDENTITY, Measurement, Report
+from .report import IDENTITY, MEASURED, Measurement, Report
 
 COLUMNS = ("name", *IDENTITY, "status", "samples", "warmup", "min_ms", "p5_ms", "p20_ms", "median_ms", "p80_ms", "p95_ms", "mean_ms",
            "low_ms", "high_ms", "per_second", "per_minute", "images_per_s", "megapixels_per_s", "gflops_per_s", "percent_of_peak")  # fmt: skip
-HEADING = ["", "median ms", "95 % interval", "p95 ms", "per s", "per min", "MP/s", "MiB", "samples"]
+HEADING = ["", "median ms", "95 % interval", "p95 ms", "per s", "per min", "images/s", "MP/s", "MiB", "samples"]
 MEMORY = ("host_peak_mib", "host_peak_growth_mib", "device_peak_mib", "device_peak_growth_mib")
 
 
@@ -35,22 +35,32 @@ def label(measurement: Measurement) -> str:
     if facts.get("batch", 1) != 1:
         parts.append(f"x {facts['batch']}")
     parts += [str(facts[name]) for name in ("device", "precision") if name in facts]
-    return " ".join(parts)
+    return " ".join(parts) + _doubt(measurement)
+
+
+def row_name(report: Report, measurement: Measurement) -> str:
+    """What a row or a bar of this report is called."""
+    return label(measurement) if report.kind == "sweep" else measurement.name + _doubt(measurement)
+
+
+def _doubt(measurement: Measurement) -> str:
+    """Says of samples that they are not of whole work, or not of this run of the graph."""
+    return f" ({measurement.status})" if measurement.samples_ms and measurement.status != MEASURED else ""
 
 
 def _rows(report: Report) -> list[list[str]]:
     rows = []
     for entry in report.measurements:
         found = entry.statistics()
-        what = label(entry) if report.kind == "sweep" else entry.name
+        what = row_name(report, entry)
         if not found:
-            rows.append([what, entry.status, *[""] * 6, ""])
+            rows.append([what, entry.status, *[""] * 8])
             continue
         interval = f"{number(found['low_ms'])}-{number(found['high_ms'])}"
         memory = entry.memory.get("device_peak_growth_mib", entry.memory.get("host_peak_growth_mib"))
         rows.append([
             what, number(found["median_ms"]), interval, number(found["p95_ms"]), number(found["per_second"]), number(found["per_minute"]),
-            number(found.get("megapixels_per_s")), number(memory), str(len(entry.samples_ms)),
+            number(found.get("images_per_s")), number(found.get("megapixels_per_s")), number(memory), str(len(entry.samples_ms)),
         ])  # fmt: skip
     return rows
 

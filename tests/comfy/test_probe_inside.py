@@ -17,7 +17,7 @@ import comfy.model_base, comfy.model_patcher, comfy.sample, comfy.samplers, comf
 from torch.utils._python_dispatch import TorchDispatchMode
 PACK = Pack(pack)
 call, case, part = PACK.call, PACK.case, PACK.part
-clock, table, probe = part("engine.probe.clock"), part("engine.probe.table"), part("nodes.probe")
+clock, table, probe, host = part("engine.probe.clock"), part("engine.probe.table"), part("nodes.probe"), part("nodes.probe_host")
 
 def tiny():
     config = comfy.supported_models.SD15({
@@ -166,11 +166,46 @@ def nothing():
 case("nothing", nothing)
 
 def cached():
-    model, recording = fresh()
-    sample(model)
-    probed()
-    return list(recording.current().notes)
+    # The probe and the sampler came from the cache of the first run of the graph: neither is executed in the second.
+    from comfy_execution.utils import CurrentNodeContext
+    with CurrentNodeContext("first", "3"):
+        model, recording = fresh()
+        sample(model)
+        before = recording.current(host.prompt_id())
+    with CurrentNodeContext("second", "4"):
+        after = recording.current(host.prompt_id())
+        _, text, _ = call("ProbeReport", report=recording, name="", theme="light", history=True)
+    statuses = [sorted({entry.status for entry in report.measurements}) for report in (before, after)]
+    return [statuses, text, host.history_file().is_file()]
 case("cached", cached)
+
+def another_sampler():
+    model, recording = fresh(compare_overhead=False)
+    sample(model, steps=8)
+    model, again = probed(compare_overhead=False)
+    sample(model, steps=8, sampler="heun")
+    heun = again.current()
+    sample(model, steps=8, cfg=1.0)
+    sample(call("Accelerate", model=model, precision="auto")[0], steps=8)
+    around = again.current()
+    left = [next(note for note in report.notes if note.startswith("Left out")) for report in (heun, around)]
+    return [again is recording, counts(heun)["step"], heun.workload, counts(around)["step"], left]
+case("another sampler", another_sampler)
+
+def graphs():
+    def graph(seed=1, steps=20, precision="auto"):
+        links = {"1": {"class_type": "Loader", "inputs": {}},
+                 "2": {"class_type": "Accelerate", "inputs": {"model": ["1", 0], "precision": precision}},
+                 "3": {"class_type": "Probe", "inputs": {"model": ["2", 0]}},
+                 "4": {"class_type": "PrimitiveInt", "inputs": {"value": seed}},
+                 "5": {"class_type": "RandomNoise", "inputs": {"noise_seed": seed}},
+                 "6": {"class_type": "KSampler", "inputs": {"model": ["3", 0], "seed": ["4", 0], "noise": ["5", 0], "steps": steps}},
+                 "7": {"class_type": "Stop", "inputs": {"anything": ["6", 0]}}}
+        return links
+    first = host.settings(graph(), "7", "1")
+    return [first == host.settings(graph(seed=2), "7", "1"), first == host.settings(graph(steps=8), "7", "1"),
+            host.settings(graph(), "3") == host.settings(graph(steps=8), "3"), host.settings(graph(), "3") == host.settings(graph(precision="float32"), "3")]
+case("graphs", graphs)
 
 def rerun():
     states = [call("ProbeModel", "fingerprint_inputs", rerun=rerun, enabled=enabled) for rerun, enabled in ((True, True), (False, True), (True, False))]
@@ -184,12 +219,26 @@ def sweep():
     return [[[entry.status, len(entry.samples_ms), entry.note] for entry in report.measurements] for report in (with_model, without)]
 case("sweep", sweep)
 
+def unknown_latent():
+    model = MODEL.clone()
+    model.add_object_patch("latent_format", type("Odd", (), {"latent_channels": 4, "latent_dimensions": 2})())
+    inputs = dict(workloads="model", sides="64", batches="1", devices="auto", precisions="auto", seconds=0.1, samples=5, rerun=True)
+    report, = call("ThroughputSweep", **inputs, model=model, positive=POSITIVE)
+    return [[entry.status, entry.note] for entry in report.measurements]
+case("unknown latent", unknown_latent)
+
+def cells():
+
+    import comfy.latent_formats
+    known = {name: getattr(comfy.latent_formats, name, None) is not None for name in host.CELLS}
+    return [known, host.cell(MODEL)]
+case("cells", cells)
+
 def cancelled():
     mm.interrupt_current_processing(True)
     call("ThroughputSweep", workloads="nin", sides="64", batches="1", devices="cpu", precisions="auto", seconds=0.1, samples=5, rerun=True)
 case("cancelled", cancelled)
 mm.interrupt_current_processing(False)
-host = part("nodes.probe_host")
 case("kept", host.report_files)
 
 def cut_short():
@@ -311,8 +360,27 @@ def test_nothing_sampled_is_said(results: dict[str, list]) -> None:
 
 
 def test_a_sampler_from_the_cache_is_said(results: dict[str, list]) -> None:
-    assert any(note.startswith("Cached: ComfyUI answered the sampler") for note in good(results, "cached"))
+    (before, after), text, remembered = good(results, "cached")
+    assert remembered is False
+    assert (before, after) == (["measured"], ["cached"])
+    assert "Cached: ComfyUI answered the sampler" in text
+    assert "step (cached)" in text
     assert good(results, "rerun") == [True, False, False]
+
+
+def test_other_samplers_and_patched_models_are_not_mixed(results: dict[str, list]) -> None:
+    same, heun, workload, around, (one, two) = good(results, "another sampler")
+    assert same is True
+    assert (heun, around) == (8, 8)
+    assert (workload["sampler"], workload["guider"], workload["cfg"]) == ("heun", "CFGGuider", 7.0)
+    assert "1 run of 8 steps, latent [1, 4, 8, 8], sampler euler" in one
+    assert two.count("1 run of") == 3
+    assert "around the model" not in one, "nothing is"
+    assert "around the model" in two.partition(":")[0]
+
+
+def test_a_seed_changes_no_settings_and_all_else_does(results: dict[str, list]) -> None:
+    assert good(results, "graphs") == [True, False, True, False]
 
 
 def test_a_model_in_the_sweep(results: dict[str, list]) -> None:
@@ -321,6 +389,17 @@ def test_a_model_in_the_sweep(results: dict[str, list]) -> None:
     assert all(count >= 1 for _, count, _ in measured)
     assert [status for status, *_ in without] == ["failed"] * 2
     assert "wire both" in without[0][2]
+
+    assert "of a latent [1, 4, 8, 8]" in measured[0][2]
+
+
+def test_a_model_whose_latents_size_is_not_known_is_refused(results: dict[str, list]) -> None:
+    ((status, note),) = good(results, "unknown latent")
+    assert status == "failed"
+    assert "got one of the format Odd" in note
+    known, cell = good(results, "cells")
+    assert all(known.values()), known
+    assert cell == 8
 
 
 def test_cancel_reaches_comfyui_and_keeps_what_was_measured(results: dict[str, list]) -> None:

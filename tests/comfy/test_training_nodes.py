@@ -133,9 +133,11 @@ def test_a_cancelled_run_goes_on_where_it_stopped(server: Client, root: Path) ->
 
 def test_pairs_grow_in_a_folder_and_are_loaded_from_it(server: Client, root: Path) -> None:
     assert "2 pairs, 2 of them new" in texts(server.queue(collected(2, folder="grows")), "pairs")
-    grown = texts(server.queue(collected(4, folder="grows")), "pairs")
+    grown = texts(server.queue(collected(4, folder="grows", prompt="")), "pairs")
     assert "4 pairs, 2 of them new" in grown
     assert grown.count("Refused") == 2
+    listing = json.loads((root / "output" / "hotpath" / "pairs" / "grows" / "pairs.json").read_text())
+    assert listing["prompt"] == "negative", "an empty prompt leaves the one that is stored"
     names = {path.name for path in (root / "output" / "hotpath" / "pairs" / "grows").iterdir()}
     assert len(names) == 4 * 3 + 1
     offered = server.object_info("Hotpath_LoadE2GANPairs")["input"]["required"]["folder"]

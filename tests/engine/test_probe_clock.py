@@ -128,6 +128,43 @@ def test_peak_of_the_host() -> None:
     assert memory.free_bytes(CPU) > 2**20
 
 
+class Process:
+    """The files in which a system tells of a process's memory, in KiB."""
+
+    def __init__(self, folder: Path) -> None:
+        self.status, self.now = folder / "status", 0
+        (folder / "clear_refs").write_text("")
+        self.holds(100 * 1024, 100 * 1024)
+
+    def holds(self, now: int, peak: int) -> None:
+        self.status.write_text(f"VmHWM:\t{peak} kB\nVmRSS:\t{now} kB\n")
+
+
+def test_a_watch_inside_another_takes_no_peak_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "PROCESS", tmp_path)
+    process = Process(tmp_path)
+    outer = memory.Watch(CPU)
+    process.holds(100 * 1024, 500 * 1024)
+    inner = memory.Watch(CPU)
+    process.holds(110 * 1024, 120 * 1024)  # the peak has been set back
+    assert inner.report()["host_peak_mib"] == 120
+    assert outer.report()["host_peak_growth_mib"] == 400
+    assert outer not in memory._OPEN
+
+
+@pytest.mark.parametrize(("limit", "used", "stat", "prefix"), memory.GROUPED)
+def test_files_that_a_container_has_in_memory_count_as_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, used: str, stat: str, prefix: str
+) -> None:
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    (tmp_path / limit).parent.mkdir(exist_ok=True)
+    (tmp_path / limit).write_text("1000")
+    (tmp_path / used).write_text("900")
+    assert memory._container_free() == 100
+    (tmp_path / stat).write_text(f"anon 7\n{prefix}inactive_file 500\n{prefix}active_file 50\n")
+    assert memory._container_free() == 650
+
+
 def test_operations_are_counted_in_and_out_of_inference_mode() -> None:
     query = torch.randn(1, 2, 64, 8)
     with torch.inference_mode():

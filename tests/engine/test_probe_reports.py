@@ -190,6 +190,78 @@ def test_a_regression_is_seen_against_the_past(tmp_path: Path) -> None:
     assert history.read(tmp_path / "none.jsonl") == ([], "")
 
 
+def session(name: str, *measurements: Measurement, **fields: object) -> Report:
+    return report(*measurements, environment={**report().environment, "session": name}, **fields)
+
+
+def test_a_session_that_grows_stands_once_and_is_not_its_own_past(tmp_path: Path) -> None:
+    """Each queue gives all samples so far, so rows of one session overlap; a slow-down must not hide behind them."""
+    path, random = tmp_path / "history.jsonl", np.random.default_rng(7)
+    samples = run_of_samples(random, count=12)
+    for count in (6, 9, 12):
+        history.append(path, session("a", measurement(samples[:count])))
+        assert history.against_past(session("a", measurement(samples[:count])), history.read(path)[0]) == []
+    (past,) = history.read(path)[0]
+    assert len(past.samples_ms) == 12
+    slow = tuple(1.5 * ms for ms in run_of_samples(random, count=30))
+    for count in (10, 20, 30):
+        new = session("b", measurement(slow[:count]))
+        history.append(path, new)
+        (sentence,) = history.against_past(new, history.read(path)[0])
+        assert "REGRESSION" in sentence
+        assert "1 earlier run," in sentence
+
+
+def test_the_history_keeps_the_newest_of_each_thing_and_does_not_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "history.jsonl"
+    for index in range(history.KEPT_RUNS + 5):
+        history.append(path, session(str(index), measurement((1.0 + index,)), measurement((1.0,), side=128)))
+    assert path.read_text().count("\n") == 2 * history.KEPT_RUNS
+    small = [run for run in history.read(path)[0] if run.samples_ms != (1.0,)]
+    assert [run.samples_ms[0] for run in small] == [float(index) for index in range(6, history.KEPT_RUNS + 6)]
+    monkeypatch.setattr(history, "KEPT_LINES", 3)
+    history.append(path, session("last", measurement((99.0,))))
+    assert path.read_text().count("\n") == 3
+    assert history.read(path)[0][-1].samples_ms == (99.0,)
+
+
+def test_adding_to_a_damaged_history_takes_nothing_away(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    path.write_text("half a li\n")
+    for _ in range(3):
+        history.append(path, session("a", measurement((1.0,))))
+    assert path.read_text().startswith("half a li\n")
+
+
+def test_lines_without_a_session_are_runs_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    for _ in range(3):
+        history.append(path, report(measurement((1.0, 2.0))))
+    lines = [{**json.loads(line)} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({key: value for key, value in line.items() if key != "session"}) + "\n" for line in lines))
+    assert len(history.read(path)[0]) == 3
+
+
+def test_other_settings_are_no_regression(tmp_path: Path) -> None:
+    path, random = tmp_path / "history.jsonl", np.random.default_rng(8)
+    work = {"sampler": "euler", "steps": 20, "graph": "a"}
+    for index in range(5):
+        history.append(path, session(str(index), measurement(run_of_samples(random)), workload=work))
+    slow = measurement(run_of_samples(random, ms=40))
+    past = history.read(path)[0]
+    assert "REGRESSION" in history.against_past(session("x", slow, workload=work), past)[0]
+    for other in ({"sampler": "heun"}, {"graph": "b"}):
+        assert history.against_past(session("x", slow, workload=work | other), past) == []
+
+
+def test_interrupted_and_cached_work_is_not_remembered(tmp_path: Path) -> None:
+    path, whole = tmp_path / "history.jsonl", measurement((1.0, 2.0))
+    history.append(path, report(whole, *(replace(whole, status=status) for status in ("interrupted", "cached"))))
+    past = history.read(path)[0]
+    assert len(past) == 1
+    assert len(history.against_past(report(whole, replace(whole, status="interrupted")), past)) == 1
+
+
 def test_a_noisy_past_makes_careful(tmp_path: Path) -> None:
     path, random = tmp_path / "history.jsonl", np.random.default_rng(6)
     for level in (18, 20, 22, 19, 23, 21):
@@ -254,7 +326,7 @@ def test_the_table_and_the_csv_say_it_all() -> None:
     text = text_table(shown)
     for words in ("a processor", "nin 64 px cpu float32", "3000", "memory", "needs 9 GiB", "Mind this.", "energy not offered"):
         assert words in text
-    assert [len(line.split("|")) for line in text.splitlines() if line.startswith("|")] == [11, 11, 11, 11]
+    assert [len(line.split("|")) for line in text.splitlines() if line.startswith("|")] == [12, 12, 12, 12]
     assert "3000" in short_text(shown)
     assert "needs 9 GiB" not in short_text(shown)
     rows = list(csv.DictReader(io.StringIO(csv_text(shown))))

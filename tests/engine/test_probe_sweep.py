@@ -89,13 +89,40 @@ def test_a_missing_device_is_marked_and_the_rest_is_measured() -> None:
     found = swept({"any": workload()}, devices=("cuda:99", "cpu"))
     assert [entry.status for entry in found] == ["failed", "measured"]
     assert "Expected a device that this machine has" in found[0].note
-    assert overhead_of(Point("any", 64, 1, "cuda:99", "float32"), {"any": workload()}) == {}
+    assert "low_percent" in overhead_of(found, {"any": workload()}, lambda: None)
 
 
 def test_sizes_that_would_take_too_long_are_left_out() -> None:
     found = swept({"slow": workload(lambda: time.sleep(0.004))}, sides=(64, 8192))
     assert [entry.status for entry in found] == ["measured", "time"]
     assert "give each point at least" in found[1].note
+
+
+def test_points_that_come_to_the_same_are_measured_once() -> None:
+    known = {"any": workload()}
+    found = list(sweep(points(["any"], (64, 128), [1], ["cpu"], ["auto", "float32"]), known, PLAN, lambda: None))
+    assert [entry.facts["side_px"] for entry in found] == [64, 128]
+
+
+def test_the_cost_of_marks_is_left_out_where_it_takes_long_or_breaks() -> None:
+    calls = []
+    quick, slow = (Measurement("any", (ms,) * 3, facts=Point("any", 64, 1, "cpu", "float32").facts()) for ms in (1.0, 500.0))
+    assert overhead_of([slow], {"any": workload(lambda: calls.append(1))}, lambda: None) == {}
+    assert calls == []
+    for error in (RuntimeError("CUDA out of memory"), MemoryError(), InvalidInput("no")):
+        assert overhead_of([quick], {"any": workload(failing(error))}, lambda: None) == {}
+    assert overhead_of([], {}, lambda: None) == {}
+
+
+def test_the_cost_of_marks_can_be_cancelled() -> None:
+    (entry,), ticks = swept({"any": workload()}), iter(range(4))
+
+    def tick() -> None:
+        if next(ticks, None) is None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        overhead_of([entry], {"any": workload()}, tick)
 
 
 def test_what_was_measured_before_an_interruption_is_there() -> None:
@@ -146,7 +173,7 @@ def test_a_stretch_says_which_of_its_nodes_came_from_the_cache() -> None:
     spans.add(span(("a", "b")), ("a", "b"), (1, 64))
     report = spans.add(span(("b",)), ("a", "b"), (1, 64))
     assert "Cached, so not in the time: Title a." in report.notes
-    assert "Title b" in [entry.name for entry in report.measured]
+    assert [(entry.name, entry.status) for entry in report.measured[1:]] == [("Title a", "cached"), ("Title b", "measured")]
 
 
 def test_a_stretch_all_from_the_cache_has_no_speed() -> None:

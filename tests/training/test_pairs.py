@@ -137,6 +137,46 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         load_folder(tmp_path, 64)
 
 
+def two_folders(folder: Path, before: Image.Image, after: Image.Image, **options: object) -> PairSet:
+    """The pair of two pictures as files in before/ and after/; `options` are for saving the first."""
+    for kind, picture_, more in (("before", before, options), ("after", after, {})):
+        (folder / kind).mkdir()
+        picture_.save(folder / kind / "x.png", **more)
+    return load_folder(folder, 64)
+
+
+def test_a_camera_held_upside_down_makes_no_difference(tmp_path: Path) -> None:
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[:32] = 255
+    turned = Image.Exif()
+    turned[0x0112] = 3
+    pairs = two_folders(tmp_path, Image.fromarray(pixels[::-1].copy()), Image.fromarray(pixels), exif=turned)
+    assert torch.equal(pairs.before, pairs.after)
+
+
+def test_grey_of_16_bits_keeps_its_levels(tmp_path: Path) -> None:
+    deep = Image.fromarray(np.full((64, 64), 30000, np.uint16))
+    pairs = two_folders(tmp_path, deep, Image.new("RGB", (64, 64), (117, 117, 117)))
+    assert torch.equal(pairs.before, pairs.after)
+
+
+def test_a_picture_deleted_by_hand_is_named_and_the_others_are_kept(tmp_path: Path) -> None:
+    save_folder(some(3), tmp_path)
+    (tmp_path / "pair_1_before.png").unlink()
+    pairs = load_folder(tmp_path, 64)
+    assert [pair.name for pair in pairs.pairs] == ["pair_0", "pair_2"]
+    assert pairs.refused == (f"pair_1: pair_1_before.png is missing in {tmp_path.name}.",)
+    assert save_folder(some(3), tmp_path) == 1, "and can be saved again"
+    assert len(load_folder(tmp_path, 64)) == 3
+
+
+def test_pairs_without_a_prompt_leave_the_folder_its_own(tmp_path: Path) -> None:
+    save_folder(some(1), tmp_path)
+    save_folder(PairSet().plus([("new", picture(8), picture(9))], 64), tmp_path)
+    assert load_folder(tmp_path, 64).prompt == "negative"
+    assert (tmp_path / "new.txt").read_text(encoding="utf-8") == "negative\n"
+
+
 def test_a_stop_between_pictures_and_list_loses_nothing(tmp_path: Path) -> None:
     save_folder(some(1), tmp_path)
     Image.new("RGB", (64, 64)).save(tmp_path / "half_before.png")  # as if killed before the list was written

@@ -1,6 +1,7 @@
 """A training run as the node drives it: it learns, stops and resumes bit for bit, keeps the best, and says no in sentences."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from hotpath.engine.e2gan.checkpoint import Base, load_base, load_concept, save_base
 from hotpath.engine.e2gan.network import E2GAN, Network
-from hotpath.engine.errors import InvalidInput
+from hotpath.engine.errors import InvalidInput, WeightsInvalid
 from hotpath.tests.testing import ROOT, TINY, digest, pictures, random, tiny_base
 from hotpath.training import perceptual, session
 from hotpath.training.pairs import PairSet
@@ -130,6 +131,43 @@ def test_a_checkpoint_of_another_run_is_refused(base: Base, tmp_path: Path, chan
     shutil.copy(first.checkpoint, other.checkpoint)
     with pytest.raises(InvalidInput, match="other pairs, another base or other settings"):
         other.resume()
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"123"])
+def test_a_damaged_checkpoint_gets_a_sentence(base: Base, tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    run = new_run(base, tmp_path / "run")
+    finish(run, until=3)
+    run.checkpoint.write_bytes(damage(run.checkpoint.read_bytes()))
+    with pytest.raises(WeightsInvalid, match="switch resume off"):
+        new_run(base, tmp_path / "run").resume()
+
+
+@pytest.mark.parametrize("until", [7, None], ids=["on the way", "at the end"])
+def test_a_best_concept_that_was_deleted_is_found_anew(base: Base, tmp_path: Path, until: int | None) -> None:
+    finish(new_run(base, tmp_path / "run"), until=until)
+    again = new_run(base, tmp_path / "run")
+    (again.folder / "best.safetensors").unlink()
+    assert again.resume()
+    finish(again)
+    assert again.best is not None
+    assert "best at step" in again.summary
+    assert load_concept(again.folder / "best.safetensors").factors
+
+
+def test_a_divergence_leaves_the_last_good_checkpoint(base: Base, tmp_path: Path) -> None:
+    run = new_run(base, tmp_path / "run")
+    updates = run.updates()
+    while next(updates).done < 6 or run.trainer is None:
+        pass
+    for parameter in run.trainer.parameters.values():
+        parameter.data.fill_(float("nan"))
+    with pytest.raises(WeightsInvalid, match="diverged at step 7"):
+        next(updates)
+    run.save()
+    again = new_run(base, tmp_path / "run")
+    assert again.resume()
+    assert again.trainer.step == 6
+    assert all(parameter.isfinite().all() for parameter in again.trainer.parameters.values())
 
 
 def test_nothing_to_resume_is_no_error(base: Base, tmp_path: Path) -> None:
