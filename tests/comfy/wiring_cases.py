@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import json
-import logging
 import sys
-import traceback
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from hotpath.tests.comfy.inside import accelerated, random_model, sample, start_comfyui
+from hotpath.tests.comfy.inside import start_comfyui
 from hotpath.tests.testing import digest
 from torch import nn
 
@@ -20,94 +16,24 @@ start_comfyui(Path(sys.argv[1]), Path(sys.argv[2]))
 
 import comfy.hooks  # noqa: E402
 import comfy.model_management as mm  # noqa: E402
-from hotpath.engine import accelerate, graphs, layout, precision, unet_parts, wiring  # noqa: E402
-from hotpath.nodes import accelerate as node  # noqa: E402
-
-SD15 = {"model_channels": 32, "context_dim": 64, "num_res_blocks": [1, 1, 1, 1], "transformer_depth": [1, 1, 1, 0]}
-SD15 |= {"transformer_depth_output": [1, 1, 1, 1, 1, 1, 0, 0]}
-SDXL = {"family": "SDXL", "model_channels": 32, "context_dim": 64, "num_head_channels": 16, "transformer_depth_middle": 2}
-SDXL |= {"num_res_blocks": [1, 1, 1], "transformer_depth": [0, 1, 2], "transformer_depth_output": [0, 0, 1, 1, 2, 2]}
-LATENT = torch.zeros(1, 4, 16, 16)
-CROSS = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_{}.weight"
-RESULTS: dict[str, object] = {}
-FORMAT = {"dtype": torch.float32}
-node.choose = lambda device, wanted="auto": precision.Precision(FORMAT["dtype"], "as the test says")
-
-
-def case(function: Callable) -> None:
-    try:
-        with torch.inference_mode():
-            RESULTS[function.__name__] = function()
-    except Exception as error:
-        RESULTS[function.__name__] = "".join(traceback.format_exception(error))
-
-
-def off(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a - b).norm() / b.norm())
-
-
-def run(model, seed: int = 1, **options) -> torch.Tensor:
-    return sample(model, LATENT, 2, seed=seed, **options)
-
-
-def fast(model, dtype: torch.dtype = torch.float32):
-    FORMAT["dtype"] = dtype
-    return accelerated(model)[0]
-
-
-def telling(**kind: object):
-    """A random model whose norms and biases are not the neutral ones."""
-    model = random_model(**kind)
-    source = torch.Generator().manual_seed(3)
-    for parameter in model.model.diffusion_model.parameters():
-        if parameter.ndim == 1:
-            parameter.add_(torch.randn(parameter.shape, generator=source), alpha=0.2)
-    return model
-
-
-def changed(model, *keys: str, strength: float = 1.0) -> dict:
-    """Patches that a LoRA would bring, for these weights."""
-    weights = model.model.state_dict()
-    random = torch.Generator().manual_seed(5)
-    return {key: ("diff", (torch.randn(weights[key].shape, generator=random) * weights[key].std() * strength,)) for key in keys}
-
-
-def parts_of(wired) -> accelerate.OnParts:
-    """What a model of the node fuses its layers by, to be set up as on a GPU."""
-    (wrapper,) = wired.wrappers[node.WrappersMP.DIFFUSION_MODEL][node.KEY]
-    (parts,) = [cell.cell_contents for cell in wrapper.__closure__ if isinstance(cell.cell_contents, accelerate.OnParts)]
-    return parts
-
-
-def left_over(model) -> int:
-    return sum("forward" in vars(module) for module in model.model.modules())
-
-
-class Log(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-        logging.getLogger("hotpath").addHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
-
-    def fused(self) -> str:
-        """What the last run said about fused layers."""
-        return next(part for line in reversed(self.lines) for part in line.split("; ") if "fused layers" in part)
-
-
-LOG = Log()
-logging.getLogger("hotpath").setLevel(logging.INFO)
-with torch.inference_mode():
-    MODEL, XL = telling(**SD15), telling(**SDXL)
-    PLAIN = run(MODEL, cfg=2.0)
-KEYS = [name for name, _ in MODEL.model.named_parameters()]
-TOUCHED = [
-    CROSS.format("k"),
-    CROSS.format("v"),
-    *(key for key in KEYS if key.endswith(("emb_layers.1.weight", "ff.net.0.proj.weight", "norm2.bias", "in_layers.0.weight"))),
-]
+from hotpath.engine import unet_parts, wiring  # noqa: E402
+from hotpath.tests.comfy.wiring_world import (  # noqa: E402
+    CROSS,
+    LOG,
+    MODEL,
+    PLAIN,
+    RESULTS,
+    SD15,
+    TOUCHED,
+    XL,
+    case,
+    changed,
+    fast,
+    left_over,
+    off,
+    run,
+    telling,
+)
 
 
 @case
@@ -295,105 +221,6 @@ def wrong_parts():
 
 
 @case
-def channels_last():
-    """As on a GPU: weights laid out where they lie, for as long as the model is loaded."""
-
-    def strides(model) -> list[bool]:
-        convolutions = [m for m in model.model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
-        return [m.weight.is_contiguous() for m in convolutions]
-
-    wired = fast(MODEL)
-    parts_of(wired).layout = layout.ChannelsLast()
-    seen = []
-
-    def look(executor, x, *args):
-        seen.append(x.is_contiguous(memory_format=torch.channels_last) and x.shape[1] > 1)
-        return executor(x, *args)
-
-    wired.add_wrapper_with_key(node.WrappersMP.DIFFUSION_MODEL, "look", look)
-    touched = wired.clone()
-    touched.add_patches(changed(MODEL, *TOUCHED, "diffusion_model.input_blocks.1.0.in_layers.2.weight"))
-    plain = MODEL.clone()
-    plain.add_patches(changed(MODEL, *TOUCHED, "diffusion_model.input_blocks.1.0.in_layers.2.weight"))
-    found = {
-        "before": all(strides(MODEL)),
-        "off": off(run(wired, cfg=2.0), PLAIN),
-        "during": any(strides(MODEL)),
-        "seen": all(seen),
-    }
-    found["lora"] = off(run(touched, cfg=2.0), run(plain, cfg=2.0))
-    found["without"] = off(run(wired, cfg=2.0), PLAIN)
-    found["same"] = torch.equal(run(MODEL, cfg=2.0), PLAIN)
-    found["after"] = all(strides(MODEL))
-    run(wired)
-    mm.unload_all_models()
-    found["unloaded"] = all(strides(MODEL))
-    return found
-
-
-@case
-def replayed():
-    """As on a GPU, with a recorder that repeats calls: who else takes part is never left out."""
-    recorded = []
-
-    def record(again):
-        recorded.append(again)
-        result = again().clone()
-        return lambda: result.copy_(again()), result
-
-    def setup(model):
-        wired = fast(model)
-        parts_of(wired).graphs, parts_of(wired).layout = graphs.Graphs(record), layout.ChannelsLast()
-        return wired, parts_of(wired).graphs
-
-    wired, replays = setup(MODEL)
-    found = {"off": off(run(wired, cfg=2.0), PLAIN), "counts": dict(replays.counts), "recorded": len(recorded)}
-    run(wired, seed=2, cfg=2.0)
-    found["recorded for another prompt and noise"] = len(recorded)
-    key = "diffusion_model.input_blocks.1.0.in_layers.2.weight"
-    plain, touched = MODEL.clone(), wired.clone()
-    for model in (plain, touched):
-        model.add_patches(changed(MODEL, key))
-    found["lora"] = off(run(touched, cfg=2.0), run(plain, cfg=2.0))
-    found["without"] = off(run(wired, cfg=2.0), PLAIN)
-    setters = {
-        "patch": lambda m: m.set_model_attn1_patch(lambda q, k, v, options: (q, k, v * 1.5)),
-        "inner wrapper": lambda m: m.add_wrapper_with_key(
-            node.WrappersMP.DIFFUSION_MODEL, "inner", lambda executor, x, *args: executor(x * 1.5, *args)
-        ),
-        "keys": lambda m: m.add_object_patch(CROSS.format("k").removesuffix(".weight") + ".forward", lambda c: c @ KEYS.T),
-    }
-    KEYS = torch.randn(128, 64, generator=torch.Generator().manual_seed(4))  # noqa: N806
-    for name, setter in setters.items():
-        plain, changed_one = MODEL.clone(), wired.clone()
-        setter(plain)
-        setter(changed_one)
-        wanted, before = run(plain, cfg=2.0), replays.counts["taken"]
-        found[name] = {"off": off(run(changed_one, cfg=2.0), wanted), "changes": off(wanted, PLAIN)}
-        found[name]["taken"] = replays.counts["taken"] - before
-    held = len(replays._graphs)
-    mm.unload_all_models()
-    found["held"] = [held, len(replays._graphs)]
-    return found
-
-
-@case
-def memory():
-    """Nothing that fuses layers of a copy holds it alive, and no circle does."""
-    wired = fast(MODEL, torch.bfloat16)
-    run(wired)
-    (wrapper,) = wired.wrappers[node.WrappersMP.DIFFUSION_MODEL][node.KEY]
-    calls = next(cell.cell_contents for cell in wrapper.__closure__ if isinstance(cell.cell_contents, accelerate.OnTwin))
-    copy = weakref.ref(calls.twin.module)
-    found = {"held": copy() is not None and calls.wiring._crossed.bytes > 0}
-    gc.disable()
-    mm.unload_all_models()
-    found["gone"] = copy() is None and not calls.wiring._crossed.bytes
-    gc.enable()
-    return found
-
-
-@case
 def bare_network():
     network = telling(**SD15, seed=2).model.diffusion_model
     random = torch.Generator().manual_seed(1)
@@ -415,5 +242,7 @@ def bare_network():
     found["parts"] = sum(1 for _ in unet_parts.parts_of(network))
     return found
 
+
+from hotpath.tests.comfy import wiring_loaded  # noqa: E402, F401  more cases, which run as they are imported
 
 sys.stdout.write("RESULTS" + json.dumps(RESULTS))
