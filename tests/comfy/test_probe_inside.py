@@ -192,6 +192,18 @@ def another_sampler():
     return [again is recording, counts(heun)["step"], heun.workload, counts(around)["step"], left]
 case("another sampler", another_sampler)
 
+def compared():
+    from comfy_execution.utils import CurrentNodeContext
+    with CurrentNodeContext("one", "9"):
+        (first, before), (second, after) = fresh(compare_overhead=False), fresh(compare_overhead=False)
+        compare = lambda: call("CompareReports", second=after, first=before, first_file="on the wire", theme="light", after="made")[1]
+        texts = [compare()]
+        for model in (first, second):
+            sample(model, steps=8)
+            texts.append(compare())
+    return texts
+case("compared", compared)
+
 def graphs():
     def graph(seed=1, steps=20, precision="auto"):
         links = {"1": {"class_type": "Loader", "inputs": {}},
@@ -377,6 +389,14 @@ def test_other_samplers_and_patched_models_are_not_mixed(results: dict[str, list
     assert two.count("1 run of") == 3
     assert "around the model" not in one, "nothing is"
     assert "around the model" in two.partition(":")[0]
+
+
+def test_reports_of_two_models_are_compared_after_both_have_sampled(results: dict[str, list]) -> None:
+    early, half, late = good(results, "compared")
+    for text, words in ((early, "first"), (early, "second"), (half, "second")):
+        assert f"Note of the {words} report: Nothing was sampled" in text
+    assert "step -> step: " in late
+    assert "Nothing was sampled" not in late
 
 
 def test_a_seed_changes_no_settings_and_all_else_does(results: dict[str, list]) -> None:
