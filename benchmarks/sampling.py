@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from hotpath.benchmarks.record import record
 from hotpath.engine.errors import WeightsMissing
-from hotpath.tests.comfy.inside import accelerated, random_model, random_vae, sample, start_comfyui, watched
+from hotpath.tests.comfy.inside import accelerated, in_16_bits, random_model, random_vae, sample, start_comfyui, watched
 
 STEPS, SIDE = 8, 512
 
@@ -77,6 +77,19 @@ def sampling(rounds: int) -> None:
     sys.stdout.write(f"VAE decode: {row}\n")
 
 
+def against_plain(rounds: int) -> None:
+    """A step next to what a few settings give without our code: bfloat16, channels_last, torch's SDPA."""
+    plain = in_16_bits(random_model())
+    fast, latent = accelerated(random_model())[0], torch.zeros(1, 4, SIDE // 8, SIDE // 8)
+    rivals = {"plain_s": lambda: sample(plain, latent, 4), "accelerated_s": lambda: sample(fast, latent, 4)}
+    in_turns(rivals, 1)
+    times, _ = in_turns(rivals, max(5, rounds))
+    row = {name: round(seconds / 4, 3) for name, seconds in times.items()}
+    row["percent_under_plain"] = round(100 * (1 - row["accelerated_s"] / row["plain_s"]), 1)
+    record("sampling_step", "cpu", {"side_px": SIDE, **row})
+    sys.stdout.write(f"a step: {row}\n")
+
+
 def run(rounds: int) -> None:
     """rounds: 8-step runs of each; one as shipped takes about a minute on two cores."""
     tree = os.environ.get("HOTPATH_COMFYUI")
@@ -90,3 +103,4 @@ def run(rounds: int) -> None:
         start_comfyui(Path(tree), Path(folder))
         with torch.inference_mode():
             sampling(rounds)
+            against_plain(rounds)
