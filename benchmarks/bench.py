@@ -20,6 +20,8 @@ def main() -> None:
     parser.add_argument("what", choices=("speed", "sampling", "training", "scores", "kawahata", "trust", "table"))
     parser.add_argument("--models", type=Path, default=ROOT / "models", help="folder with e2gan_base.safetensors and concepts/")
     parser.add_argument("--seconds", type=float, default=6.0, help="time for each point of kawahata, each run of trust")
+    parser.add_argument("--networks", nargs="+", default=(), choices=("nin", "vgg19"), help="kawahata: only these")
+    parser.add_argument("--sides", nargs="+", type=int, default=(), help="kawahata: only these, px")
     parser.add_argument("--rounds", type=int, default=15, help="timed rounds")
     parser.add_argument("--full", type=Path, help="folder of full fine-tunes to score next to the concepts")
     parser.add_argument("--corpus", type=Path, help="default: the corpus in the cache folder")
@@ -40,10 +42,14 @@ def main() -> None:
         from hotpath.benchmarks.scores import run
 
         run(args.models, args.full, args.corpus)
-    elif args.what in ("kawahata", "trust"):
-        from importlib import import_module
+    elif args.what == "kawahata":
+        from hotpath.benchmarks.kawahata import run
 
-        import_module(f"hotpath.benchmarks.{args.what}").run(args.seconds)
+        run(args.seconds, args.networks, args.sides)
+    elif args.what == "trust":
+        from hotpath.benchmarks.trust import run
+
+        run(args.seconds)
     else:
         from hotpath.benchmarks.table import run
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from hotpath.engine.probe.table import text_table
 from hotpath.engine.probe.workloads.known import KNOWN
 from PIL import Image
 
+NETWORKS = ("nin", "vgg19")
 SIDES = (64, 128, 256, 512, 1024, 2048)
 PROCESS_SIDE = 256
 # A process that waits for the common start, works for a time, and prints how many iterations it made.
@@ -38,8 +40,8 @@ print(count / (time.perf_counter() - begin), flush=True)
 """
 
 
-def by_size(seconds: float, device: str) -> None:
-    wanted = points(("nin", "vgg19"), SIDES, (1,), (device,), ("float32",))
+def by_size(seconds: float, device: str, networks: Sequence[str] = NETWORKS, sides: Sequence[int] = SIDES) -> None:
+    wanted = points(networks, sides, (1,), (device,), ("float32",))
     found = []
     for measurement in sweep(wanted, KNOWN, Plan(seconds, 200), lambda: None):
         found.append(measurement)
@@ -53,8 +55,9 @@ def by_size(seconds: float, device: str) -> None:
         }
         record("kawahata", device, row)
     report = Report("sweep", "Style transfer by network and picture size", tuple(found), environment(torch.device(device)))
-    pixels = (draw(report).numpy() * 255).round().astype("uint8")
-    Image.fromarray(pixels).save(Path(__file__).with_suffix(".png"))
+    if (networks, sides) == (NETWORKS, SIDES):
+        pixels = (draw(report).numpy() * 255).round().astype("uint8")
+        Image.fromarray(pixels).save(Path(__file__).with_suffix(".png"))
     sys.stdout.write(text_table(report) + "\n")
 
 
@@ -72,7 +75,7 @@ def together(name: str, processes: int, threads: int, seconds: float) -> float:
 
 def by_processes(seconds: float) -> None:
     cores = torch.get_num_threads()
-    for name in ("nin", "vgg19"):
+    for name in NETWORKS:
         one = together(name, 1, 1, seconds)
         row = {"network": name, "side_px": PROCESS_SIDE, "one_process_one_thread": round(one, 2)}
         for processes, threads in ((1, cores), (cores, 1)):
@@ -83,10 +86,11 @@ def by_processes(seconds: float) -> None:
         sys.stdout.write(json.dumps(row) + "\n")
 
 
-def run(seconds: float) -> None:
+def run(seconds: float, networks: Sequence[str] = (), sides: Sequence[int] = ()) -> None:
+    """networks, sides: only these, without the chart and the processes."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     began = time.perf_counter()
-    by_size(seconds, device)
-    if device == "cpu":
+    by_size(seconds, device, tuple(networks) or NETWORKS, tuple(sides) or SIDES)
+    if device == "cpu" and not networks and not sides:
         by_processes(seconds)
     sys.stdout.write(f"{time.perf_counter() - began:.0f} s\n")
