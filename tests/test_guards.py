@@ -9,7 +9,6 @@ build environments of their own from the network.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hotpath.tests.comfy import outside
 from hotpath.tests.test_architecture import ships
 from hotpath.tests.testing import ROOT
 
@@ -146,12 +146,12 @@ def git(folder: Path, *arguments: str) -> None:
 def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a clone that the guard asks, made of the ComfyUI to test with."""
     pytest.importorskip("comfy_import_guard", reason="comfy-import-guard is not installed")
-    tree = os.environ.get("HOTPATH_COMFYUI")
-    if not tree or shutil.which("git") is None:
-        pytest.skip("needs git and a ComfyUI: run `python tools/dev.py test`, or set HOTPATH_COMFYUI to a ComfyUI folder")
+    tree = outside.comfyui()
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
     clone = tmp_path_factory.mktemp("clones") / "ComfyUI"
     for name in ("comfy", "comfy_api", "comfy_execution", "comfy_extras"):
-        shutil.copytree(Path(tree) / name, clone / name, ignore=shutil.ignore_patterns("__pycache__", "*.json", "*.txt"))
+        shutil.copytree(tree / name, clone / name, ignore=shutil.ignore_patterns("__pycache__", "*.json", "*.txt"))
     git(clone, "init", "--quiet")
     git(clone, "add", "--all")
     git(clone, "commit", "--quiet", "--message", "the ComfyUI to test with")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hotpath.tests.browser.editor import Editor
+from hotpath.tests.comfy.outside import comfyui
 from hotpath.tests.testing import ROOT
 from hotpath.tools.client import Client
 from hotpath.tools.comfyui import ComfyUI, python_of
@@ -59,13 +60,11 @@ def screenshots() -> Path:
 @pytest.fixture(scope="session")
 def server() -> Iterator[Client]:
     """A headless ComfyUI with only this pack in it, and with the pictures that the example graphs name."""
-    tree = os.environ.get("HOTPATH_COMFYUI")
-    if not tree:
-        pytest.skip("needs a ComfyUI: run `python tools/dev.py test`, or set HOTPATH_COMFYUI to a ComfyUI folder")
+    tree = comfyui()
     if executable() is None:
         pytest.skip("needs Chromium: `apt install chromium`, or set HOTPATH_CHROMIUM to the program of a Chromium or Chrome")
     pytest.importorskip("playwright", reason="needs Playwright: run `python tools/dev.py test`, or `pip install playwright`")
-    with running(ComfyUI(Path(tree), python_of(Path(tree)))) as client:
+    with running(ComfyUI(tree, python_of(tree))) as client:
         require_pack(client)
         photos = ROOT / "examples" / "images"
         client.upload(photos / "parrots.jpg", "example.png")  # the name that ComfyUI's own first picture has

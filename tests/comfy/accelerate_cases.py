@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from hotpath.tests.comfy.inside import accelerated, random_model, random_vae, sample, start_comfyui
+from hotpath.tests.comfy.inside import accelerated, cases_in, off, random_model, random_vae, sample, start_comfyui
 from hotpath.tests.testing import digest
 
 start_comfyui(Path(sys.argv[1]), Path(sys.argv[2]))
@@ -27,22 +26,11 @@ TINY = {"model_channels": 32, "context_dim": 64}
 LATENT = torch.zeros(1, 4, 16, 16)
 KEY = "diffusion_model.input_blocks.1.0.in_layers.2.weight"
 RESULTS: dict[str, object] = {}
+case = cases_in(RESULTS)
 OPTION = "optimized_attention_override"
 precision.choose = node.choose = lambda device, wanted="auto": precision.Precision(
     torch.bfloat16, "bfloat16 because the test says so"
 )
-
-
-def case(function: Callable) -> None:
-    try:
-        with torch.inference_mode():
-            RESULTS[function.__name__] = function()
-    except Exception as error:
-        RESULTS[function.__name__] = "".join(traceback.format_exception(error))
-
-
-def off(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a - b).norm() / b.norm())
 
 
 def run(model, steps: int = 2, **options) -> torch.Tensor:

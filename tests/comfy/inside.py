@@ -5,6 +5,7 @@ import importlib.util
 import json
 import math
 import sys
+import traceback
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +104,24 @@ class Pack:
 
     def print_results(self) -> None:
         sys.stdout.write("RESULTS" + json.dumps(self.results, default=str))
+
+
+def off(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Distance relative to what is wanted."""
+    return float((found - wanted).norm() / wanted.norm())
+
+
+def cases_in(results: dict[str, object]):
+    """A decorator that runs a case at once and keeps what it gives under its name, or how it failed as text."""
+
+    def case(function):
+        try:
+            with torch.inference_mode():
+                results[function.__name__] = function()
+        except Exception as error:
+            results[function.__name__] = "".join(traceback.format_exception(error))
+
+    return case
 
 
 def accelerated(model, vae=None, precision: str = "auto") -> tuple:

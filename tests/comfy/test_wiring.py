@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-from pathlib import Path
-
 import pytest
-from hotpath.tools.comfyui import python_of
+from hotpath.tests.comfy.outside import run_inside
 
 CLOSE = 3e-5  # distance of latents in float32; rounding alone gives 6e-6 after two guided steps
 NEAR = 0.2  # in bfloat16 on so small a network, after two guided steps
@@ -16,16 +11,7 @@ NEAR = 0.2  # in bfloat16 on so small a network, after two guided steps
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    tree = os.environ.get("HOTPATH_COMFYUI")
-    if not tree:
-        pytest.skip("needs a ComfyUI: run `python tools/dev.py test`, or set HOTPATH_COMFYUI to a ComfyUI folder")
-    folder = tmp_path_factory.mktemp("comfy")
-    for name in ("custom_nodes", "input", "output"):
-        (folder / name).mkdir()
-    command = [str(python_of(Path(tree))), "-m", "hotpath.tests.comfy.wiring_cases", tree, str(folder)]
-    ran = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False, timeout=300)
-    assert "RESULTS" in ran.stdout, ran.stderr[-3000:]
-    return json.loads(ran.stdout.rpartition("RESULTS")[2])
+    return run_inside("wiring_cases", tmp_path_factory.mktemp("comfy"))[0]
 
 
 def good(results: dict, name: str) -> dict:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from hotpath.tests.comfy.inside import start_comfyui
+from hotpath.tests.comfy.inside import off, start_comfyui
 from hotpath.tests.testing import digest
 from torch import nn
 
@@ -30,7 +30,6 @@ from hotpath.tests.comfy.wiring_world import (  # noqa: E402
     changed,
     fast,
     left_over,
-    off,
     run,
     telling,
 )

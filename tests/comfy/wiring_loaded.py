@@ -9,7 +9,8 @@ import comfy.model_management as mm
 import torch
 from hotpath.engine import accelerate, graphs, layout
 from hotpath.nodes import accelerate as node
-from hotpath.tests.comfy.wiring_world import CROSS, MODEL, PLAIN, TOUCHED, case, changed, fast, off, parts_of, run
+from hotpath.tests.comfy.inside import off
+from hotpath.tests.comfy.wiring_world import CROSS, MODEL, PLAIN, TOUCHED, case, changed, fast, parts_of, run
 from torch import nn
 
 

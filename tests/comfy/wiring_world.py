@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import traceback
-from collections.abc import Callable
 
 import torch
 from hotpath.engine import accelerate, precision
 from hotpath.nodes import accelerate as node
-from hotpath.tests.comfy.inside import accelerated, random_model, sample
+from hotpath.tests.comfy.inside import accelerated, cases_in, random_model, sample
 
 SD15 = {"model_channels": 32, "context_dim": 64, "num_res_blocks": [1, 1, 1, 1], "transformer_depth": [1, 1, 1, 0]}
 SD15 |= {"transformer_depth_output": [1, 1, 1, 1, 1, 1, 0, 0]}
@@ -18,20 +16,9 @@ SDXL |= {"num_res_blocks": [1, 1, 1], "transformer_depth": [0, 1, 2], "transform
 LATENT = torch.zeros(1, 4, 16, 16)
 CROSS = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_{}.weight"
 RESULTS: dict[str, object] = {}
+case = cases_in(RESULTS)
 FORMAT = {"dtype": torch.float32}
 node.choose = lambda device, wanted="auto": precision.Precision(FORMAT["dtype"], "as the test says")
-
-
-def case(function: Callable) -> None:
-    try:
-        with torch.inference_mode():
-            RESULTS[function.__name__] = function()
-    except Exception as error:
-        RESULTS[function.__name__] = "".join(traceback.format_exception(error))
-
-
-def off(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a - b).norm() / b.norm())
 
 
 def run(model, seed: int = 1, **options) -> torch.Tensor:
