@@ -46,6 +46,11 @@ def own_concepts() -> Path:
     return Path(folder_paths.models_dir) / "e2gan" / "concepts"
 
 
+def short(path: Path) -> str:
+    """A file in the folder of models as a user speaks of it: models/e2gan/concepts/name.safetensors."""
+    return f"models/{path.relative_to(folder_paths.models_dir).as_posix()}"
+
+
 def pair_folders() -> dict[str, Path]:
     """Folders of pairs by the name that the node offers: in input/, in output/hotpath/pairs, and the bundled examples."""
     output = Path(folder_paths.get_output_directory()) / "hotpath" / "pairs"

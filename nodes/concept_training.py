@@ -124,7 +124,7 @@ class SaveE2GANConcept(io.ComfyNode):
     def execute(cls, concept: Concept, name: str, overwrite: bool) -> io.NodeOutput:
         path = host.own_concepts() / f"{host.file_name(name or concept.name)}.safetensors"
         save_concept(path, concept, overwrite=overwrite)
-        return io.NodeOutput(ui=host.tell(cls, f"{path} ({path.stat().st_size / 1e6:.3f} MB)"))
+        return io.NodeOutput(ui=host.tell(cls, f"{host.short(path)} ({path.stat().st_size / 1e6:.3f} MB)"))
 
 
 class AddE2GANConcept(io.ComfyNode):
