@@ -16,6 +16,7 @@ from hotpath.benchmarks.speed import in_turns, summary
 from hotpath.engine.e2gan import model
 from hotpath.engine.e2gan.checkpoint import Base, load_base
 from hotpath.engine.e2gan.concept import DEFAULT_RANKS
+from hotpath.kernels.upsample_conv.reference import upsample_conv_reference
 from hotpath.training import perceptual
 from hotpath.training.loop import Pairs, Settings, Trainer
 from hotpath.training.lora import attach, generator_of
@@ -37,8 +38,8 @@ def random_pairs(base: Base, count: int = 16) -> Pairs:
 
 
 @contextmanager
-def plain_norm() -> Iterator[None]:
-    """torch's instance norm in place of ours."""
+def plain_layers() -> Iterator[None]:
+    """torch's instance norm, and upsampling before its convolution, in place of ours."""
 
     def norm(
         x: Tensor, scale: Tensor, shift: Tensor, *, relu: bool = True, residual: Tensor | None = None, gain: Tensor | None = None
@@ -48,11 +49,12 @@ def plain_norm() -> Iterator[None]:
             y = y + (residual if gain is None else residual * gain[:, :, None, None])
         return F.relu(y) if relu else y
 
-    ours, model.instance_norm_act = model.instance_norm_act, norm
+    ours = model.instance_norm_act, model.upsample_conv
+    model.instance_norm_act, model.upsample_conv = norm, upsample_conv_reference
     try:
         yield
     finally:
-        model.instance_norm_act = ours
+        model.instance_norm_act, model.upsample_conv = ours
 
 
 class PlainLoop:
@@ -71,7 +73,7 @@ class PlainLoop:
             for stack in (self.pairs.photographs, self.pairs.edits[0])
         )
         concept, part = torch.zeros(BATCH, dtype=torch.long), (..., slice(80, 176), slice(80, 176))
-        with plain_norm(), torch.autocast("cpu", torch.bfloat16):
+        with plain_layers(), torch.autocast("cpu", torch.bfloat16):
             output = self.generator(before, self.pairs.contexts[concept])
             loss = F.l1_loss(output, after) + self.lpips(output[part], after[part]).mean()
             loss = loss + 0.02 * adversarial_loss(self.critic(before[part], output[part], concept))
