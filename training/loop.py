@@ -119,7 +119,10 @@ class Trainer:
         return torch.randint(limit, shape, generator=self.random)
 
     def batch(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Random crops: photographs and edits [B, 3, crop, crop], concept indices [B]; with several processes, this one's part."""
+        """Random crops: photographs and edits [B, 3, crop, crop], concept indices [B]; with several processes, this one's part.
+
+        Never mirrored: light that falls from the left or hatching that leans to the right is part of an edit.
+        """
         s, pairs, part = self.settings, self.pairs, self.processes
         concepts = self._choose(len(pairs.edits), s.batch * part.world)
         pictures = self._choose(len(pairs.photographs), s.batch * part.world)
@@ -127,7 +130,6 @@ class Trainer:
         before, after = [], []
         for index, (concept, picture) in enumerate(zip(concepts.tolist(), pictures.tolist(), strict=True)):
             top, left = (int(self._choose(side - s.crop + 1, 1)) for side in (height, width))
-            flipped = int(self._choose(2, 1))
             if index // s.batch != part.rank:
                 continue
             window = (slice(top, top + s.crop), slice(left, left + s.crop))
@@ -135,8 +137,6 @@ class Trainer:
             edit = to_signed(pairs.edits[concept][picture][window].unsqueeze(0).to(self.device))
             if pairs.grey_input[concept]:
                 photograph = to_grey(photograph)
-            if flipped:
-                photograph, edit = photograph.flip(3), edit.flip(3)
             before.append(photograph)
             after.append(edit)
         layout = {"memory_format": torch.channels_last}

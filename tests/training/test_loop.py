@@ -194,6 +194,16 @@ def test_crops_reach_every_edge() -> None:
     assert len(corners) > 100
 
 
+def test_crops_are_never_mirrored() -> None:
+    trainer = base_trainer(settings=replace(SETTINGS, batch=16))
+    across, down = torch.arange(40).expand(48, 40), torch.arange(48)[:, None].expand(48, 40)
+    rising = torch.stack([across, down, across], -1).byte()[None]
+    trainer.pairs = replace(pairs(), photographs=rising, edits=[rising] * 2)
+    for crops in trainer.batch()[:2]:
+        assert (crops[:, 0].diff(dim=2) > 0).all(), "an edit with light from the left is another one mirrored"
+        assert (crops[:, 1].diff(dim=1) > 0).all()
+
+
 def test_grey_is_luma_in_three_channels() -> None:
     image = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
     assert to_grey(image).flatten().tolist() == pytest.approx([0.299] * 3)
