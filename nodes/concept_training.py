@@ -58,7 +58,15 @@ class TrainE2GANConcept(io.ComfyNode):
                     default="balanced",
                     tooltip="fast: small crops, ranks as given. balanced and best search the ranks; best looks at larger crops.",
                 ),
-                io.Int.Input("seed", default=0, min=0, max=2**32 - 1, tooltip="Same seed, pairs and settings: same concept."),
+                # Otherwise the editor draws a new seed after each run, and a cancelled run never goes on.
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**32 - 1,
+                    control_after_generate=False,
+                    tooltip="With steps, the same seed, pairs and settings give the same concept.",
+                ),
                 io.Boolean.Input("resume", default=True, tooltip="Go on where a cancelled run of this name stopped."),
                 io.Int.Input(
                     "steps", default=0, min=0, max=1_000_000, tooltip="Number of steps in place of minutes; 0: minutes."

@@ -23,8 +23,8 @@ SMALL: dict[str, dict[str, dict[int, Any]]] = {
     "weights": {},
     "kawahata_sweep": {"Hotpath_ThroughputSweep": {1: "64, 96", 5: 0.2, 6: 5}},
     "probe_compare": {"Hotpath_ThroughputSweep": {5: 0.3, 6: 20}},
-    "e2gan_train_concept": {"Hotpath_TrainE2GANConcept": {3: "fast", 7: 10}, "Hotpath_SaveE2GANConcept": {1: True}},
-    "e2gan_distill_workflow": {"Hotpath_TrainE2GANConcept": {3: "fast", 7: 10}, "Hotpath_SaveE2GANConcept": {1: True}},
+    "e2gan_train_concept": {"Hotpath_TrainE2GANConcept": {3: "fast", 6: 10}, "Hotpath_SaveE2GANConcept": {1: True}},
+    "e2gan_distill_workflow": {"Hotpath_TrainE2GANConcept": {3: "fast", 6: 10}, "Hotpath_SaveE2GANConcept": {1: True}},
 }
 KEPT = ("my_edit", "my_icons")  # names of folders in which pairs and trainings grow from run to run
 SHOWS_PICTURES = ("SaveImage", "PreviewImage", "LossGraphNode", "Hotpath_ProbeReport", "Hotpath_CompareReports")

@@ -46,6 +46,29 @@ def test_a_long_run_moves_shows_a_preview_and_is_cancelled(editor: Editor, desig
     assert editor.ended() == "execution_success"
 
 
+# The seeds of two runs in a row of the only node, as the editor would send them; between them what it does after queueing.
+SEEDS = """async () => {
+    const [node] = window.app.graph.nodes, seeds = [];
+    for (let run = 0; run < 2; run++) {
+        node.widgets.forEach(widget => widget.beforeQueued?.());
+        seeds.push((await window.app.graphToPrompt()).output[node.id].inputs.seed);
+        node.widgets.forEach(widget => widget.afterQueued?.());
+    }
+    return seeds;
+}"""
+
+
+@each_design
+def test_a_training_node_added_by_hand_keeps_its_seed(editor: Editor, design: str) -> None:
+    """With another seed it would be another run, and queueing again after Cancel would begin anew."""
+    editor.use(design)
+    editor.add("Hotpath_TrainE2GANConcept")
+    widgets = editor.page.evaluate("() => window.app.graph.nodes[0].widgets.map(({name}) => name)")
+    assert widgets == ["name", "prompt", "minutes", "quality", "seed", "resume", "steps", "lr"]
+    first, second = editor.page.evaluate(SEEDS)
+    assert first == second == 0
+
+
 @each_design
 def test_the_editor_speaks_japanese(editor: Editor, design: str) -> None:
     editor.use(design)
