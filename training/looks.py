@@ -10,18 +10,21 @@ from .loop import Pairs, held_out_losses
 from .lora import generator_of
 from .perceptual import LPIPS
 
-PICTURES, SIDE = 4, 128
+PICTURES, SIDE = 6, 128
 
 
 @torch.no_grad()
 def looks(base: Base, pairs: Pairs, lpips: LPIPS) -> Iterator[tuple[int, int, tuple[str, Tensor]]]:
-    """Tries every look of the base on a few pairs; yields how many are done, of how many, and the best so far.
+    """Tries every look of the base on the middle of a few pairs; yields how many are done, of how many, and the best so far.
 
     A look is its name ("" for the unchanged photograph) and its context [T, W]; the best has the least L1 + LPIPS. `pairs` holds one
     concept; its own context is not looked at.
     """
-    device, side = pairs.contexts.device, min(SIDE, *pairs.photographs.shape[1:3])
-    photographs, edits = (stack[:PICTURES, :side, :side] for stack in (pairs.photographs, pairs.edits[0]))
+    device, (height, width) = pairs.contexts.device, pairs.photographs.shape[1:3]
+    side = min(SIDE, height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    middle = (slice(PICTURES), slice(top, top + side), slice(left, left + side))
+    photographs, edits = pairs.photographs[middle], pairs.edits[0][middle]
     generator, best = generator_of(base, device), (float("inf"), "", base.neutral_context)
     known = {"": base.neutral_context, **base.looks}
     for done, (name, context) in enumerate(known.items(), start=1):

@@ -20,6 +20,8 @@ from .losses import LossWeights, PatchDiscriminator, adversarial_loss, discrimin
 from .perceptual import LPIPS
 from .spread import Alone, Together
 
+MOST_SCORED = 12  # held-out pictures; more would take longer and hardly change which state is the best
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -71,9 +73,9 @@ def to_grey(image: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def held_out_losses(generator: nn.Module, pairs: Pairs, lpips: LPIPS, limit: int = 12) -> dict[str, float]:
-    """Mean L1 and LPIPS of the first concept over at most `limit` whole pictures."""
-    totals, count = {"l1": 0.0, "lpips": 0.0}, min(limit, len(pairs.photographs))
+def held_out_losses(generator: nn.Module, pairs: Pairs, lpips: LPIPS) -> dict[str, float]:
+    """Mean L1 and LPIPS of the first concept over the first MOST_SCORED pictures, each whole."""
+    totals, count = {"l1": 0.0, "lpips": 0.0}, min(MOST_SCORED, len(pairs.photographs))
     device = pairs.contexts.device
     for index in range(count):
         photograph, edit = (to_signed(stack[index : index + 1].to(device)) for stack in (pairs.photographs, pairs.edits[0]))

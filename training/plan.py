@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from ..engine.errors import InvalidInput
-from .loop import Settings
+from .loop import MOST_SCORED, Settings
 from .losses import LossWeights
 from .pairs import PairSet
 
-HELD_OUT_SHARE, MOST_HELD_OUT = 7, 60
+HELD_OUT_SHARE = 7
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,14 @@ class Update:
 
 
 def split(pairs: PairSet) -> tuple[list[int], list[int]]:
-    """Indices to train on and held out: every seventh pair in the order of their contents, at least one, at most 60."""
+    """Indices to train on and held out: a seventh of the pairs, at least one, and no more than are scored.
+
+    Held out are the first by the hash of their contents, so the order they come in does not matter.
+    """
     if len(pairs) < 2:
         raise InvalidInput(f"Expected at least 2 pairs to learn from and to check with, got {len(pairs)}: collect more.")
     order = sorted(range(len(pairs)), key=lambda index: pairs.pairs[index].key)
-    count = max(1, min(MOST_HELD_OUT, len(order) // HELD_OUT_SHARE))
+    count = max(1, min(MOST_SCORED, len(order) // HELD_OUT_SHARE))
     return sorted(order[count:]), sorted(order[:count])
 
 

@@ -32,7 +32,7 @@ ROUNDS, ROUND_STEPS = 6, 20  # at most
 
 @dataclass(frozen=True)
 class Round:
-    """What a round started with and came to: ranks, numbers stored, loss on held-out crops, gain per number of each layer."""
+    """What a round started with and came to: ranks, numbers stored, loss on held-out pictures, gain per number of each layer."""
 
     ranks: Mapping[str, int]
     numbers: int

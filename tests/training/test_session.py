@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from hotpath.engine.e2gan.checkpoint import Base, load_base, load_concept, save_base
+from hotpath.engine.e2gan.model import Generator
 from hotpath.engine.e2gan.network import E2GAN, Network
 from hotpath.engine.errors import InvalidInput, WeightsInvalid
 from hotpath.tests.testing import ROOT, TINY, digest, pictures, random, tiny_base
-from hotpath.training import perceptual, session
+from hotpath.training import loop, perceptual, session
+from hotpath.training.grid import to_uint8
+from hotpath.training.looks import closest_look
+from hotpath.training.loop import Pairs, held_out_losses, to_signed
 from hotpath.training.pairs import PairSet
 from hotpath.training.plan import Plan, Update, split
 from hotpath.training.session import ConceptRun
@@ -192,6 +196,25 @@ def test_the_closest_look_of_the_base_is_where_it_begins(tmp_path: Path) -> None
         assert torch.equal(run.best.context, context.half().float())
 
 
+def test_looks_are_compared_in_the_middle_of_the_pictures(tmp_path: Path) -> None:
+    """A look that was used in the middle only, the neutral one around it."""
+    plain = tiny_base(tmp_path)
+    weights = {name: tensor * (6 if name.startswith("modulation.outer") else 1) for name, tensor in plain.weights.items()}
+    look = torch.randn(4, 12, generator=random(1)) * 4
+    save_base(tmp_path / "looks.safetensors", TINY, weights, plain.neutral_context, {}, looks={"one": look})
+    base = load_base(tmp_path / "looks.safetensors")
+    stack, middle, network = (
+        pictures(3, 384, 384),
+        (slice(None), slice(None), *[slice(128, 256)] * 2),
+        Network(base, torch.float32),
+    )
+    made = network.module(stack, base.neutral_context.expand(3, -1, -1))
+    made[middle] = network.module(stack[middle], base.looks["one"].expand(3, -1, -1))
+    before, after = to_uint8(stack), to_uint8(made)
+    pairs = Pairs(before, [after], base.neutral_context[None], [False])
+    assert closest_look(base, pairs, perceptual.load(LPIPS))[0] == "one"
+
+
 def test_a_budget_in_minutes_becomes_steps(base: Base, tmp_path: Path) -> None:
     run = new_run(base, tmp_path / "run", replace(PLAN, steps=0, minutes=0.02))
     finish(run)
@@ -199,15 +222,23 @@ def test_a_budget_in_minutes_becomes_steps(base: Base, tmp_path: Path) -> None:
     assert run.trainer.step == run.trainer.settings.steps
 
 
-@pytest.mark.parametrize("count", [2, 6, 7, 14, 100])
+@pytest.mark.parametrize("count", [2, 6, 7, 14, 150])
 def test_the_split_is_by_contents_and_keeps_one_in_seven(count: int) -> None:
     pairs = some_pairs(count)
     train, held_out = split(pairs)
     assert sorted(train + held_out) == list(range(count))
-    assert len(held_out) == max(1, count // 7)
+    assert len(held_out) == min(12, max(1, count // 7))
     backwards = pairs.chosen(reversed(range(count)))
     chosen = {backwards.pairs[index].key for index in split(backwards)[1]}
     assert chosen == {pairs.pairs[index].key for index in held_out}
+
+
+def test_what_is_held_out_is_scored(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pair that is neither trained on nor scored is lost."""
+    run, seen = new_run(base, tmp_path / "run", pairs=some_pairs(150)), []
+    monkeypatch.setattr(loop, "to_signed", lambda pictures: seen.append(len(pictures)) or to_signed(pictures))
+    held_out_losses(Generator(TINY), run.held_out, run.lpips)
+    assert sum(seen) == 2 * len(run.held_out.photographs) == 2 * 12
 
 
 @pytest.mark.parametrize("count", [0, 1])
