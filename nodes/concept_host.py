@@ -1,6 +1,7 @@
 """ComfyUI as the training nodes meet it: their folders, texts on a node, progress, and a place to train in."""
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +15,13 @@ from PIL import Image
 
 from ..engine.errors import InvalidInput
 from ..training.pairs import is_pair_folder
-from ..training.session import Update
-from .host import BUNDLED
+from ..training.plan import Update
+from ..training.session import ConceptRun
+from .host import BUNDLED, log
 
 PERCEPTUAL = BUNDLED / "training" / "perceptual_vgg16.safetensors"
 TRAINING_MEMORY = 4 * 2**30
+TOLD_EVERY = 2.0  # seconds at most between two lines on the node
 
 
 def file_name(name: str) -> str:
@@ -49,6 +52,11 @@ def own_concepts() -> Path:
 def short(path: Path) -> str:
     """A file in the folder of models as a user speaks of it: models/e2gan/concepts/name.safetensors."""
     return f"models/{path.relative_to(folder_paths.models_dir).as_posix()}"
+
+
+def short_output(path: Path) -> str:
+    """A file in the folder of outputs likewise: output/hotpath/training/name/..."""
+    return f"output/{path.relative_to(folder_paths.get_output_directory()).as_posix()}"
 
 
 def pair_folders() -> dict[str, Path]:
@@ -82,7 +90,7 @@ class TrainingProgress:
     """Progress bar, picture and a line of text of a training run; each update is also where a Cancel takes effect."""
 
     def __init__(self, node: type) -> None:
-        self.node, self.bar, self.last = node, None, ""
+        self.node, self.bar, self.last, self.told_at = node, None, ("", ""), 0.0
 
     def __call__(self, update: Update) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -90,9 +98,29 @@ class TrainingProgress:
             self.bar = self.bar or comfy.utils.ProgressBar(update.total)
             picture = None if update.preview is None else ("JPEG", Image.fromarray(update.preview.numpy()), 768)
             self.bar.update_absolute(update.done, update.total, picture)
-        if update.phase != self.last or update.preview is not None or update.score is not None:
-            self.last = update.phase
+        now, state = time.monotonic(), (update.phase, update.warning)
+        due = now - self.told_at > TOLD_EVERY
+        if due or state != self.last or update.preview is not None or update.score is not None:
+            if update.warning and state != self.last:
+                log.warning("E2GAN training goes on: %s.", update.warning)
+            self.last, self.told_at = state, now
             tell(self.node, update.text)
+
+    def ended(self, run: ConceptRun) -> None:
+        """Keeps the place of a run that was cut short, and says where. Never fails: what ended it is what ComfyUI is to hear of."""
+        try:
+            kept, trainer = run.keep(), run.trainer
+            if trainer is None:
+                text = "nothing kept, as training had not begun; queue again to start anew"
+            elif kept:
+                text = f"kept at step {trainer.step} of {trainer.settings.steps}; queue again to go on"
+            else:
+                text = f"not kept at step {trainer.step} of {trainer.settings.steps}: {run.warning}"
+            if trainer is not None and run.best is not None and run.place.best.is_file():
+                text += f". Best so far, at step {run.best.info['step']}: {short_output(run.place.best)}"
+            tell(self.node, text)
+        except Exception:
+            log.exception("E2GAN training could not keep its place.")
 
 
 @contextmanager

@@ -32,14 +32,16 @@ class TrainE2GANConcept(io.ComfyNode):
             node_id="Hotpath_TrainE2GANConcept",
             display_name="Train E²GAN Concept",
             category=CATEGORY,
-            description="Learns an edit from pairs as a concept of 0.2 MB. Cancel keeps the best so far; queue again to go on.",
+            description="Learns an edit from pairs as a concept of 0.2 MB. Cancel keeps its place; queue again to go on.",
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
                 wires.E2GAN.Input(
                     "e2gan", display_name="E²GAN", tooltip="The base to learn on; concepts chained onto it are left out."
                 ),
-                wires.PAIRS.Input("pairs", tooltip="Pictures before and after the edit; one in seven is held out for the score."),
+                wires.PAIRS.Input(
+                    "pairs", tooltip="Pictures before and after the edit; one in seven, at most 12, is held out for the score."
+                ),
                 io.String.Input(
                     "name", default="my_concept", tooltip="Name of the concept and of its folder in output/hotpath/training."
                 ),
@@ -50,13 +52,13 @@ class TrainE2GANConcept(io.ComfyNode):
                     min=0.1,
                     max=600.0,
                     step=0.5,
-                    tooltip="Time in all: closest look, rank search and training.",
+                    tooltip="Time in all: closest look, rank search (a third at most), training and scores. At least 10 steps.",
                 ),
                 io.Combo.Input(
                     "quality",
                     options=list(QUALITY),
                     default="balanced",
-                    tooltip="fast: small crops, ranks as given. balanced and best search the ranks; best looks at larger crops.",
+                    tooltip="fast: small crops, default ranks. balanced and best search the ranks; best looks at larger crops.",
                 ),
                 # Otherwise the editor draws a new seed after each run, and a cancelled run never goes on.
                 io.Int.Input(
@@ -67,7 +69,11 @@ class TrainE2GANConcept(io.ComfyNode):
                     control_after_generate=False,
                     tooltip="With steps, the same seed, pairs and settings give the same concept.",
                 ),
-                io.Boolean.Input("resume", default=True, tooltip="Go on where a cancelled run of this name stopped."),
+                io.Boolean.Input(
+                    "resume",
+                    default=True,
+                    tooltip="Go on where a cancelled run stopped. Only the name and the prompt may differ from it; else it begins anew and says so.",
+                ),
                 io.Int.Input(
                     "steps", default=0, min=0, max=1_000_000, tooltip="Number of steps in place of minutes; 0: minutes."
                 ),
@@ -103,8 +109,9 @@ class TrainE2GANConcept(io.ComfyNode):
         try:
             for update in run.updates():
                 progress(update)
-        finally:
-            run.save()
+        except BaseException:
+            progress.ended(run)
+            raise
         return run.best, run.history["loss"], run.picture()[None].float() / 255, run.summary
 
 

@@ -28,8 +28,8 @@ AS_STORED = "rounds to what the file will hold, so that what was scored is what 
 SYNTAX = {
     ("training/grid.py", "torch.autocast()"): TRAINING,
     ("training/loop.py", "torch.autocast()"): TRAINING,
+    ("training/preview.py", "torch.autocast()"): TRAINING,
     ("training/ranks.py", "torch.autocast()"): TRAINING,
-    ("training/session.py", "torch.autocast()"): TRAINING,
     ("training/losses.py", "nn.Conv*d()"): CRITIC,
     ("training/losses.py", "nn.Embedding()"): CRITIC,
 }

@@ -1,6 +1,7 @@
 """Where a new concept begins: at the look of the base that is closest to its pairs."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -33,6 +34,11 @@ def looks(base: Base, pairs: Pairs, lpips: LPIPS) -> Iterator[tuple[int, int, tu
         if loss < best[0]:
             best = loss, name, context
         yield done, len(known), (best[1], best[2].half().float())
+
+
+def under(pairs: Pairs, context: Tensor) -> Pairs:
+    """The pairs of one concept with a context [T, W], rounded to what a file will hold."""
+    return replace(pairs, contexts=context.half().float().unsqueeze(0).to(pairs.contexts.device))
 
 
 def closest_look(base: Base, pairs: Pairs, lpips: LPIPS) -> tuple[str, Tensor]:

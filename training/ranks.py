@@ -9,7 +9,8 @@ A and the columns of B; of the rest, (I - B B+) G (I - A+ A), the largest singul
 direction. It is divided by the numbers that direction stores.
 """
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..engine.e2gan.checkpoint import Base
-from ..engine.e2gan.concept import CRUCIAL_LAYERS, MODULATION
+from ..engine.e2gan.concept import CRUCIAL_LAYERS, DEFAULT_RANKS, MODULATION
 from .loop import Pairs, Settings, Step, Trainer, held_out_losses
 from .lora import Factors, attach, factors, generator_of
 from .losses import LossWeights
@@ -28,6 +29,7 @@ LEAST_GROWTH = 1.1  # of the numbers, or it is not worth another round
 LEAST_GAIN = 0.004  # of the held-out loss; a round below it is the last
 PROBES = 6  # batches of gradients
 ROUNDS, ROUND_STEPS = 6, 20  # at most
+TIMED = 3  # steps of a round after which it is known whether the round fits into the time
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,19 @@ class Round:
 
 @dataclass(frozen=True)
 class Found:
-    """Ranks by layer, factors to go on from, and how they were found."""
+    """Ranks by layer, factors to go on from, and how they were found; `cut` if the time was over before the search was."""
 
     ranks: Mapping[str, int]
-    factors: Factors
+    factors: Factors | None
     trace: tuple[Round, ...]
+    cut: bool = False
+
+    @property
+    def text(self) -> str:
+        if not self.trace:
+            return "default ranks, as rank search takes longer than its share of the minutes"
+        rounds = "1 round" if len(self.trace) == 1 else f"{len(self.trace)} rounds"
+        return f"ranks searched in {rounds}" + (" until their share of the minutes was over" if self.cut else "")
 
 
 WITHOUT_CRITIC = LossWeights(adversarial=0.0)
@@ -122,10 +132,19 @@ def search(
     budget: int,
     rounds: int = ROUNDS,
     round_steps: int = ROUND_STEPS,
+    deadline: float = float("inf"),
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Iterator[Step | Found]:
-    """Yields each training step, and at the end what was found. `budget`: numbers that the factors may hold together."""
-    ranks, start, trace = dict.fromkeys(CRUCIAL_LAYERS, 1), None, []
+    """Yields each training step, and at the end what was found. `budget`: numbers that the factors may hold together.
+
+    A round that would not end before `deadline` (in seconds of `clock`) is left out or broken off: the ranks it was to try are
+    taken, or the default ones where it is the first.
+    """
+    ranks, start, trace, took, cut = dict.fromkeys(CRUCIAL_LAYERS, 1), None, [], 0.0, False
     for _ in range(rounds):
+        began = clock()
+        if cut := began + took > deadline:
+            break
         generator = generator_of(base, pairs.contexts.device)
         parameters = attach(generator, ranks, settings.seed + len(trace), start)
         steady = replace(settings, steps=10**6, warmup=1, seed=settings.seed + len(trace), weights=WITHOUT_CRITIC)
@@ -133,6 +152,11 @@ def search(
         for _ in range(round_steps):
             step = trainer.train_step()
             yield replace(step, index=len(trace) * round_steps + step.index)
+            expected = (clock() - began) / step.index * (round_steps + PROBES)
+            if cut := step.index >= TIMED and began + expected > deadline:
+                break
+        if cut:
+            break
         start, losses = factors(parameters), held_out_losses(generator, held_out, lpips)
         gains = _gains(trainer, ranks)
         trace.append(Round(ranks, numbers_of(ranks, base.weights), sum(losses.values()), gains))
@@ -141,5 +165,5 @@ def search(
         larger = grown(ranks, gains, base.weights, budget)
         if numbers_of(larger, base.weights) < LEAST_GROWTH * numbers_of(ranks, base.weights) or len(trace) == rounds:
             break
-        ranks = larger
-    yield Found(ranks, start, tuple(trace))
+        ranks, took = larger, clock() - began
+    yield Found(ranks, start, tuple(trace), cut) if trace else Found(DEFAULT_RANKS, None, (), cut)

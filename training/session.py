@@ -4,32 +4,32 @@ Closest look of the base, then rank search, then training with a held-out score 
 are kept. All choices follow from the seed, and the checkpoint holds everything else, so interrupted + resumed = uninterrupted.
 """
 
-import hashlib
 import json
+import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ..engine.e2gan.checkpoint import Base, load_concept, save_concept
-from ..engine.e2gan.concept import DEFAULT_RANKS, Concept
-from ..engine.errors import InvalidInput, WeightsInvalid
-from .grid import to_uint8
-from .looks import looks
-from .loop import Pairs, Settings, Step, Trainer, held_out_losses, to_signed
+from ..engine.e2gan.concept import Concept
+from ..engine.errors import InvalidInput, NotWritten, WeightsInvalid
+from .looks import under
+from .loop import Pairs, Step, Trainer, held_out_losses
 from .lora import Factors, attach, factors, generator_of
 from .pairs import PairSet
 from .perceptual import LPIPS
-from .plan import Plan, Update, check_worth_learning, split
-from .ranks import ROUND_STEPS, ROUNDS, Found, Round, numbers_of, search
+from .place import Place, read_facts
+from .plan import Plan, Update, check_worth_learning, scores_every, split
+from .preview import Preview, averaged, picture
+from .ranks import Round, numbers_of
+from .start import Start, prepare
 
-SCORES, LEAST_APART = 10, 30  # held-out scores in a run, and steps between two of them
-PREVIEW_SHARE = 0.01  # of the time may go into previews
-NUMBERS = 87_616  # of all factors together, as many as the default ranks: a file stays below 0.2 MB
+KEPT_EVERY = 120.0  # seconds at most between two checkpoints
 
 
 class ConceptRun:
@@ -37,6 +37,8 @@ class ConceptRun:
 
     Checkpoint and best concept lie in a subfolder of `folder` that is named after base, pairs and plan, so runs never mix.
     """
+
+    clock: Callable[[], float] = staticmethod(time.perf_counter)  # seconds, by which minutes are measured
 
     def __init__(self, base: Base, pairs: PairSet, lpips: LPIPS, plan: Plan, folder: Path, device: torch.device) -> None:
         self.base, self.plan, self.device = base, plan, device
@@ -47,133 +49,143 @@ class ConceptRun:
         self.train, self.held_out = (
             Pairs(chosen.before, [chosen.after], context, [False]) for chosen in (pairs.chosen(train), pairs.chosen(held_out))
         )
-        self.identity = hashlib.sha256(
-            json.dumps([base.sha256, pairs.fingerprint, {**asdict(plan), "name": ""}], sort_keys=True).encode()
-        ).hexdigest()
-        self.folder = folder / self.identity[:12]
+        self.place = Place(folder, {"base": base.sha256, "pairs": pairs.fingerprint, **plan.asked})
         self.history: dict[str, list[float]] = {"loss": [], "score": []}
         self.best: Concept | None = None
-        self.best_score = float("inf")
-        self.look, self.trace, self.trainer = "", (), None
-        self._last_preview, self._preview_cost = 0.0, 0.0
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / "checkpoint.safetensors"
+        self.best_score = math.inf
+        self.look, self.story, self.trace, self.trainer = "", "", (), None
+        self.note, self.warning = "", ""
+        self.preview, self._kept_at, self._kept_best = Preview(), 0.0, None
 
     # ---- start
 
-    def _begin_at(self, look: str, context: Tensor) -> None:
-        self.look = look
-        contexts = context.half().float().unsqueeze(0).to(self.device)
-        self.train, self.held_out = (replace(pairs, contexts=contexts) for pairs in (self.train, self.held_out))
+    def _start(self, start: Start) -> None:
+        self._begin_at(start.look, start.context)
+        self.story, self.trace = start.story, start.trace
+        self.trainer = self._new_trainer(start.ranks, start.factors, start.steps)
 
-    def _steps(self, spent: float) -> int:
-        """Steps of the plan; what is left of a budget in minutes is turned into steps by timing a few that are thrown away."""
-        if self.plan.steps:
-            return self.plan.steps
-        trainer = self._new_trainer(DEFAULT_RANKS, None, 100)
-        trainer.train_step()
-        start = time.perf_counter()
-        for _ in range(3):
-            trainer.train_step()
-        return max(SCORES, round(3 * (self.plan.minutes * 60 - spent) / (time.perf_counter() - start)))
+    def _begin_at(self, look: str, context: Tensor) -> None:
+        self.look, self.train, self.held_out = look, under(self.train, context), under(self.held_out, context)
 
     def _new_trainer(self, ranks: Mapping[str, int], start: Factors | None, steps: int) -> Trainer:
         generator = generator_of(self.base, self.device)
         parameters = attach(generator, ranks, self.plan.seed, start)
-        return Trainer(generator, parameters, self.train, self.lpips, self._settings(steps))
-
-    def _settings(self, steps: int) -> Settings:
-        return self.plan.settings(steps, self.train.photographs.shape[1])
+        settings = self.plan.settings(steps, self.train.photographs.shape[1])
+        return Trainer(generator, parameters, self.train, self.lpips, settings)
 
     # ---- checkpoint
 
-    def save(self) -> None:
-        """Write the checkpoint, if training has begun; one without finite numbers never replaces a good one."""
-        if self.trainer is None or not all(bool(value.isfinite().all()) for value in self.trainer.parameters.values()):
-            return
+    def keep(self) -> bool:
+        """Write best concept and checkpoint, if training has begun. Whether that was done; if not, `warning` may say why.
+
+        Factors that are not finite never replace good ones.
+        """
+        if self.trainer is None:
+            return False
+        self._kept_at = self.clock()
+        if not all(bool(value.isfinite().all()) for value in self.trainer.parameters.values()):
+            self.warning = "the factors are not finite, so the checkpoint stays as it was"
+            return False
         facts = {
-            "identity": self.identity,
+            "identity": self.place.identity,
+            "asked": self.place.asked,
+            "step": self.trainer.step,
             "steps": self.trainer.settings.steps,
             "ranks": self._ranks(),
             "look": self.look,
+            "story": self.story,
             "trace": [asdict(found) for found in self.trace],
             "history": self.history,
             "best_score": self.best_score,
         }
-        self.trainer.save(self.checkpoint, {"hotpath": json.dumps(facts)})
+        try:
+            if self.best is not self._kept_best:
+                save_concept(self.place.best, self.best, overwrite=True)
+                self._kept_best = self.best
+            self.trainer.save(self.place.checkpoint, {"hotpath": json.dumps(facts)})
+        except NotWritten as error:
+            self.warning = f"checkpoint not written ({error.__cause__})"
+            return False
+        self.warning = ""
+        return True
 
     def resume(self) -> bool:
-        """Go on from this run's checkpoint, if there is one; one of another run is refused."""
-        if not self.checkpoint.is_file():
+        """Go on from this run's checkpoint, if there is one; one of another run is refused. `note` says what was found."""
+        if not self.place.checkpoint.is_file():
+            terms = self.place.new_terms()
+            self.note = f"begins anew: {terms}" if terms else ""
             return False
         try:
-            return self._resume()
+            self._resume()
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise WeightsInvalid(
-                f"Expected a checkpoint in {self.folder}, but it is damaged ({type(error).__name__}: {error}): "
+                f"Expected a checkpoint in {self.place.folder}, but it is damaged ({type(error).__name__}: {error}): "
                 "delete it, or switch resume off to start anew."
             ) from error
+        done, total = self.trainer.step, self.trainer.settings.steps
+        self.note = f"resumed at step {done}" if done < total else "trained before, resume off trains anew"
+        return True
 
-    def _resume(self) -> bool:
-        with safe_open(self.checkpoint, "pt") as file:
-            facts = json.loads(file.metadata()["hotpath"])
-        if facts["identity"] != self.identity:
+    def _resume(self) -> None:
+        facts = read_facts(self.place.checkpoint)
+        if facts["identity"] != self.place.identity:
             raise InvalidInput(
-                f"The checkpoint in {self.folder} is of other pairs, another base or other settings than these: "
+                f"The checkpoint in {self.place.folder} is of other pairs, another base or other settings than these: "
                 "take it away, or switch resume off to start anew."
             )
-        self.history = facts["history"]
+        self.history, self.story = facts["history"], facts["story"]
         self._begin_at(facts["look"], {"": self.base.neutral_context, **self.base.looks}[facts["look"]])
         self.trace = tuple(Round(**found) for found in facts["trace"])
         self.trainer = self._new_trainer(facts["ranks"], None, facts["steps"])
-        self.trainer.resume(self.checkpoint)
-        if (self.folder / "best.safetensors").is_file():  # without it the next score is the best again
-            self.best_score = facts["best_score"]
-            self.best = replace(load_concept(self.folder / "best.safetensors"), name=self.plan.name)
-        return True
+        self.trainer.resume(self.place.checkpoint)
+        if facts["best_score"] < math.inf and self.place.best.is_file():  # without it the next score is the best again
+            self.best_score, self.best = facts["best_score"], self._stored_best()
+            self._kept_best = self.best
+
+    def _stored_best(self) -> Concept:
+        try:
+            concept = load_concept(self.place.best)
+        except WeightsInvalid as error:
+            raise WeightsInvalid(
+                f"Expected the best concept so far in {self.place.best}, but it is damaged: delete that folder, or switch resume off, "
+                "to begin anew."
+            ) from error
+        info = {**concept.info, "prompt": self.plan.prompt, "plan": asdict(self.plan)}
+        return replace(concept, name=self.plan.name, info=info)
 
     # ---- the run
 
     def updates(self) -> Iterator[Update]:
-        """Train to the end, telling of each step. Stop iterating at any time; `save` keeps the place."""
+        """Train to the end, telling of each step. Stop iterating at any time; `keep` keeps the place."""
         if self.trainer is None:
-            began, ranks, start = time.perf_counter(), DEFAULT_RANKS, None
-            for done, total, closest in looks(self.base, self.train, self.lpips):
-                self._begin_at(*closest)
-                yield Update("choosing a look to start from", done, total, {})
-            if self.plan.searched:
-                for event in search(self.base, self.train, self.held_out, self.lpips, self._settings(1), budget=NUMBERS):
-                    if isinstance(event, Found):
-                        ranks, start, self.trace = event.ranks, event.factors, event.trace
-                    else:
-                        yield Update("searching ranks", event.index, ROUNDS * ROUND_STEPS, event.losses)
-            self.trainer = self._new_trainer(ranks, start, self._steps(time.perf_counter() - began))
+            for event in prepare(self.base, self.train, self.held_out, self.lpips, self.plan, self.clock):
+                if isinstance(event, Update):
+                    yield replace(event, note=self.note)
+                else:
+                    self._start(event)
+            self.keep()
         first, began, total = self.trainer.step, time.perf_counter(), self.trainer.settings.steps
+        self._kept_at = self.clock()
         for step in self.trainer.steps():
             self.history["loss"].append(step.losses["l1"] + step.losses["lpips"])
             rate = (step.index - first) / (time.perf_counter() - began)
-            yield Update("training", step.index, total, step.losses, rate, self._score(step), self._preview())
+            score = self._score(step) if step.index % scores_every(total) == 0 or step.index == total else None
+            if score is not None or self.clock() - self._kept_at > KEPT_EVERY:
+                self.keep()
+            shown = self.preview(self.picture)
+            yield Update("training", step.index, total, step.losses, rate, score, shown, self.note, self.warning)
         if self.best is None:
-            self._score(Step(total, {}), always=True)
+            self._score(Step(total, {}))
+            self.keep()
 
-    def _score(self, step: Step, always: bool = False) -> float | None:
-        every = max(LEAST_APART, self.trainer.settings.steps // SCORES)
-        if not always and step.index % every and step.index != self.trainer.settings.steps:
-            return None
-        with self._averaged():
+    def _score(self, step: Step) -> float:
+        with averaged(self.trainer):
             losses = held_out_losses(self.trainer.generator, self.held_out, self.lpips)
         score = sum(losses.values())
         self.history["score"].append(score)
         if score < self.best_score:
             self.best_score, self.best = score, self._concept(losses, step.index)
-            save_concept(self.folder / "best.safetensors", self.best, overwrite=True)
-        self.save()
         return score
-
-    def _averaged(self) -> "_Averaged":
-        return _Averaged(self.trainer)
 
     def _ranks(self) -> dict[str, int]:
         return {layer: len(a) for layer, (a, _) in factors(self.trainer.ema).items()}
@@ -200,46 +212,20 @@ class ConceptRun:
         rounded = {layer: (a.half().float(), b.half().float()) for layer, (a, b) in factors(self.trainer.ema).items()}
         return Concept(self.plan.name, rounded, self.train.contexts[0].half().float().cpu(), self.base.sha256, info)
 
-    def _preview(self) -> Tensor | None:
-        """The picture, as often as its share of the time allows."""
-        start = time.perf_counter()
-        if start - self._last_preview < self._preview_cost / PREVIEW_SHARE:
-            return None
-        grid = self.picture()
-        self._last_preview = time.perf_counter()
-        self._preview_cost = self._last_preview - start
-        return grid
-
     @property
     def summary(self) -> str:
+        """What came out, the most important first: nodes of the classic design show two lines."""
         info, scores = self.best.info, ", ".join(f"{score:.3f}" for score in self.history["score"])
-        return (
-            f"{info['pictures']} pairs trained on, {info['held_out_pictures']} held out; began at {info['start_look'] or 'the photograph'}; "
-            f"{info['numbers']} numbers; best at step {info['step']} of {self.trainer.settings.steps}; held-out L1 + LPIPS: {scores}."
-        )
+        parts = [
+            f"best {self.best_score:.3f} at step {info['step']} of {self.trainer.settings.steps}",
+            self.warning,
+            self.note,
+            f"{info['pictures']} pairs trained on, {info['held_out_pictures']} held out",
+            f"{self.story}, {info['numbers']:,} parameters",
+            f"held-out L1 + LPIPS {scores}",
+        ]
+        return "; ".join(filter(None, parts)) + "."
 
-    @torch.no_grad()
     def picture(self) -> Tensor:
         """Before | teacher | student of up to two held-out pictures, uint8 [H, W, 3]."""
-        rows = min(2, len(self.held_out.photographs))
-        before, after = self.held_out.photographs[:rows], self.held_out.edits[0][:rows]
-        with self._averaged(), torch.autocast(self.device.type, torch.bfloat16):
-            student = self.trainer.generator(to_signed(before.to(self.device)), self.held_out.contexts.expand(rows, -1, -1))
-        return torch.cat(list(torch.cat([before, after, to_uint8(student)], 2)))
-
-
-class _Averaged:
-    """The averaged factors in the generator for a while, then the trained ones again."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-
-    def __enter__(self) -> None:
-        self._swap()
-
-    def __exit__(self, *_: object) -> None:
-        self._swap()
-
-    def _swap(self) -> None:
-        for name, parameter in self.trainer.parameters.items():
-            parameter.data, self.trainer.ema[name] = self.trainer.ema[name], parameter.data
+        return picture(self.trainer, self.held_out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hotpath.engine.e2gan.checkpoint import load_base, save_concept
-from hotpath.tests.comfy.outside import good, run_inside
+from hotpath.tests.comfy.outside import good, run_inside, sentence
 from hotpath.tests.testing import ROOT, tiny_concept, write_base
 
 PROGRAM = r"""
@@ -53,6 +53,32 @@ def cancelled():
     edit(picture)
 case("cancel", cancelled)
 mm.interrupt_current_processing(False)
+
+def training(broken=None, **inputs):
+    # What a training node says that is cancelled at its fifth step, and the error it ends by; `broken` is called to keep its place.
+    hosting, made, run = PACK.part("nodes.concept_host"), PACK.part("training.pairs").PairSet(), PACK.part("training.session").ConceptRun
+    told, tell, keep, stack = [], hosting.tell, run.keep, torch.rand(4, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    def listen(node, text):
+        told.append(text)
+        if "training, step" in text and sum("training, step" in line for line in told) == 4:
+            run.keep = broken or keep
+            mm.interrupt_current_processing(True)
+        return tell(node, text)
+    hosting.tell, hosting.TOLD_EVERY = listen, 0.0
+    made = made.plus(((str(i), picture, 1 - picture) for i, picture in enumerate(stack)), 64)
+    values = dict(name="cancelled", prompt="", minutes=1.0, quality="fast", seed=0, resume=True, steps=40, lr=0.01)
+    try:
+        call("TrainE2GANConcept", e2gan=load(), pairs=made, **{**values, **inputs})
+    except mm.InterruptProcessingException as error:
+        return [type(error).__name__, *told]
+    finally:
+        hosting.tell, run.keep = tell, keep
+def fails(run):
+    raise RuntimeError("out of memory")
+case("cancelled training", training)
+case("cancelled training that cannot be kept", lambda: training(fails))
+for name in ("lr", "minutes"):
+    case("no number for " + name, lambda: training(**{name: float("nan")}))
 
 def short_of_memory(enough):
     tiles, run = [], host.apply
@@ -153,6 +179,23 @@ def test_inputs_are_left_alone(results: dict[str, list]) -> None:
 
 def test_cancel_reaches_comfyui(results: dict[str, list]) -> None:
     assert results["cancel"][0] == "InterruptProcessingException"
+
+
+def test_a_cancelled_training_says_where_it_goes_on(results: dict[str, list]) -> None:
+    ended, *told = good(results, "cancelled training")
+    assert ended == "InterruptProcessingException"
+    assert told[-1] == "kept at step 5 of 40; queue again to go on"
+
+
+def test_what_fails_after_a_cancel_does_not_hide_it(results: dict[str, list]) -> None:
+    ended, *told = good(results, "cancelled training that cannot be kept")
+    assert ended == "InterruptProcessingException"
+    assert told[0].startswith("resumed at step 5; training, step 6")
+
+
+@pytest.mark.parametrize("name", ["lr", "minutes"])
+def test_what_is_no_number_gets_a_sentence(results: dict[str, list], name: str) -> None:
+    assert sentence(results, f"no number for {name}").startswith(f"Expected {name} to be a number above 0, got nan")
 
 
 def test_tiles_shrink_when_memory_is_short(results: dict[str, list]) -> None:

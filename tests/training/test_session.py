@@ -12,7 +12,8 @@ from hotpath.engine.e2gan.model import Generator
 from hotpath.engine.e2gan.network import E2GAN, Network
 from hotpath.engine.errors import InvalidInput, WeightsInvalid
 from hotpath.tests.testing import ROOT, TINY, digest, pictures, random, tiny_base
-from hotpath.training import loop, perceptual, session
+from hotpath.training import loop, perceptual
+from hotpath.training import plan as plan_of_run
 from hotpath.training.grid import to_uint8
 from hotpath.training.looks import closest_look
 from hotpath.training.loop import Pairs, held_out_losses, to_signed
@@ -31,7 +32,7 @@ def some_pairs(count: int = 10) -> PairSet:
 
 @pytest.fixture(autouse=True)
 def _scores_in_short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "LEAST_APART", 1)
+    monkeypatch.setattr(plan_of_run, "LEAST_APART", 1)
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def finish(run: ConceptRun, until: int | None = None) -> list[Update]:
         updates.append(update)
         if update.phase == "training" and update.done == until:
             break
-    run.save()
+    run.keep()
     return updates
 
 
@@ -69,7 +70,7 @@ def test_a_run_learns_and_tells(base: Base, tmp_path: Path) -> None:
 
 
 def test_short_runs_are_scored_seldom(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "LEAST_APART", 8)
+    monkeypatch.setattr(plan_of_run, "LEAST_APART", 8)
     updates = finish(new_run(base, tmp_path / "run"))
     assert [update.done for update in updates if update.score is not None] == [8, 16, 20]
 
@@ -91,7 +92,7 @@ def test_its_concept_does_in_the_engine_what_training_saw(base: Base, tmp_path: 
     wanted = -before
     plain, learnt = (network(before, variant.blend) for variant in (e2gan, e2gan.with_concept(run.best, 1.0)))
     assert (learnt - wanted).abs().mean() < 0.9 * (plain - wanted).abs().mean()
-    stored = load_concept(run.folder / "best.safetensors")
+    stored = load_concept(run.place.folder / "best.safetensors")
     assert all(torch.equal(stored.factors[layer][0], run.best.factors[layer][0]) for layer in run.best.factors)
 
 
@@ -131,8 +132,8 @@ def test_a_checkpoint_of_another_run_is_refused(base: Base, tmp_path: Path, chan
         "plan": lambda: new_run(base, tmp_path / "run", replace(PLAN, lr=1e-3)),
     }[change]()
     assert not other.resume(), "it has a folder of its own"
-    other.folder.mkdir()
-    shutil.copy(first.checkpoint, other.checkpoint)
+    other.place.folder.mkdir()
+    shutil.copy(first.place.checkpoint, other.place.checkpoint)
     with pytest.raises(InvalidInput, match="other pairs, another base or other settings"):
         other.resume()
 
@@ -141,7 +142,7 @@ def test_a_checkpoint_of_another_run_is_refused(base: Base, tmp_path: Path, chan
 def test_a_damaged_checkpoint_gets_a_sentence(base: Base, tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     run = new_run(base, tmp_path / "run")
     finish(run, until=3)
-    run.checkpoint.write_bytes(damage(run.checkpoint.read_bytes()))
+    run.place.checkpoint.write_bytes(damage(run.place.checkpoint.read_bytes()))
     with pytest.raises(WeightsInvalid, match="switch resume off"):
         new_run(base, tmp_path / "run").resume()
 
@@ -150,12 +151,12 @@ def test_a_damaged_checkpoint_gets_a_sentence(base: Base, tmp_path: Path, damage
 def test_a_best_concept_that_was_deleted_is_found_anew(base: Base, tmp_path: Path, until: int | None) -> None:
     finish(new_run(base, tmp_path / "run"), until=until)
     again = new_run(base, tmp_path / "run")
-    (again.folder / "best.safetensors").unlink()
+    (again.place.folder / "best.safetensors").unlink()
     assert again.resume()
     finish(again)
     assert again.best is not None
-    assert "best at step" in again.summary
-    assert load_concept(again.folder / "best.safetensors").factors
+    assert again.summary.startswith("best 0.")
+    assert load_concept(again.place.folder / "best.safetensors").factors
 
 
 def test_a_divergence_leaves_the_last_good_checkpoint(base: Base, tmp_path: Path) -> None:
@@ -167,7 +168,7 @@ def test_a_divergence_leaves_the_last_good_checkpoint(base: Base, tmp_path: Path
         parameter.data.fill_(float("nan"))
     with pytest.raises(WeightsInvalid, match="diverged at step 7"):
         next(updates)
-    run.save()
+    run.keep()
     again = new_run(base, tmp_path / "run")
     assert again.resume()
     assert again.trainer.step == 6
