@@ -52,7 +52,7 @@ class TrainE2GANConcept(io.ComfyNode):
                     min=0.1,
                     max=600.0,
                     step=0.5,
-                    tooltip="Time in all: closest look, rank search (a third at most), training and scores. At least 10 steps.",
+                    tooltip="Time in all: closest look, rank search (about a third at most), training and scores; at least 10 steps.",
                 ),
                 io.Combo.Input(
                     "quality",
@@ -72,7 +72,7 @@ class TrainE2GANConcept(io.ComfyNode):
                 io.Boolean.Input(
                     "resume",
                     default=True,
-                    tooltip="Go on where a cancelled run stopped. Only the name and the prompt may differ from it; else it begins anew and says so.",
+                    tooltip="Go on where a cancelled run of this name stopped, if pairs and settings are the same (the prompt may change).",
                 ),
                 io.Int.Input(
                     "steps", default=0, min=0, max=1_000_000, tooltip="Number of steps in place of minutes; 0: minutes."

@@ -54,9 +54,9 @@ class Found:
     @property
     def text(self) -> str:
         if not self.trace:
-            return "default ranks, as rank search takes longer than its share of the minutes"
+            return "default ranks (no time to search)"
         rounds = "1 round" if len(self.trace) == 1 else f"{len(self.trace)} rounds"
-        return f"ranks searched in {rounds}" + (" until their share of the minutes was over" if self.cut else "")
+        return f"ranks searched in {rounds}" + (" (ended by the time)" if self.cut else "")
 
 
 WITHOUT_CRITIC = LossWeights(adversarial=0.0)

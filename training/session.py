@@ -221,7 +221,7 @@ class ConceptRun:
             self.warning,
             self.note,
             f"{info['pictures']} pairs trained on, {info['held_out_pictures']} held out",
-            f"{self.story}, {info['numbers']:,} parameters",
+            f"{self.story}; {info['numbers']:,} parameters",
             f"held-out L1 + LPIPS {scores}",
         ]
         return "; ".join(filter(None, parts)) + "."

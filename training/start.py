@@ -15,7 +15,7 @@ from .looks import looks, under
 from .loop import Pairs, Trainer, held_out_losses
 from .lora import Factors, attach, generator_of
 from .perceptual import LPIPS
-from .plan import LOOK_SHARE, SEARCH_SHARE, Plan, Update, steps_within
+from .plan import LEAST_STEPS, LOOK_SHARE, SEARCH_SHARE, Plan, Update, steps_within
 from .ranks import ROUND_STEPS, ROUNDS, Found, Round, search
 
 TIMED = 2  # steps
@@ -54,24 +54,27 @@ def prepare(
                 found, how = event, event.text
             else:
                 yield Update("searching ranks", event.index, ROUNDS * ROUND_STEPS, event.losses)
-    looked = f"began at {look or 'the photograph'}" + (f", closest of {done} looks tried in time" if done < total else "")
+    looked = f"began at {look or 'the photograph'}" + (f" (of {done} looks tried in time)" if done < total else "")
     steps = plan.steps
     if not steps:
         generator = generator_of(base, train.contexts.device)
         parameters = attach(generator, found.ranks, plan.seed)
         thrown_away = Trainer(generator, parameters, train, lpips, replace(settings, steps=100))
-        step_s, score_s = timed(thrown_away, held_out, lpips, clock)
-        steps = steps_within(began + plan.seconds - clock(), step_s, score_s)
+        steps = steps_until(began + plan.seconds, thrown_away, held_out, lpips, clock)
     yield Start(look, context, found.ranks, found.factors, found.trace, steps, f"{looked}; {how}")
 
 
-def timed(trainer: Trainer, held_out: Pairs, lpips: LPIPS, clock: Callable[[], float]) -> tuple[float, float]:
-    """Seconds of a step, after a first one, and of a score, from one of its pictures."""
+def steps_until(end: float, trainer: Trainer, held_out: Pairs, lpips: LPIPS, clock: Callable[[], float]) -> int:
+    """Steps that fit in until `end` on the clock, known by timing a few after a first one, and one picture of a score."""
     one = replace(held_out, photographs=held_out.photographs[:1], edits=[held_out.edits[0][:1]])
-    trainer.train_step()
     began = clock()
+    trainer.train_step()
+    first = clock()
+    if end - first < LEAST_STEPS * (first - began):
+        return LEAST_STEPS
     for _ in range(TIMED):
         trainer.train_step()
     stepped = clock()
     held_out_losses(trainer.generator, one, lpips)
-    return (stepped - began) / TIMED, (clock() - stepped) * len(held_out.photographs)
+    scored = clock()
+    return steps_within(end - scored, (stepped - first) / TIMED, (scored - stepped) * len(held_out.photographs))

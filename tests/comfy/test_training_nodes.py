@@ -168,6 +168,7 @@ def test_a_folder_is_loaded_selected_and_shown(server: Client, root: Path, count
         (lambda: collected(after=["photo0", 0]), "4 before and 1 after"),
         (lambda: trained(collected(after=["batch3", 0])), "nothing to learn"),
         (lambda: trained(collected(), quality="superb"), "quality"),
+        (lambda: trained(collected(), lr=float("nan")), "Expected lr to be a number above 0, got nan"),
         (
             lambda: trained({"pairs": node("Hotpath_LoadE2GANPairs", folder="input/none", prompt="", side=64)}),
             "Expected a folder",

@@ -60,8 +60,8 @@ def in_minutes(minutes: float, **changes: object) -> Plan:
 @pytest.mark.parametrize(
     ("minutes", "step_s", "how"),
     [
-        (0.4, 0.2, "ranks searched in 1 round until their share of the minutes was over"),
-        (0.4, 0.8, "default ranks, as rank search takes longer than its share of the minutes"),
+        (0.4, 0.2, "ranks searched in 1 round (ended by the time)"),
+        (0.4, 0.8, "default ranks (no time to search)"),
     ],
 )
 def test_minutes_are_the_time_in_all(
@@ -83,7 +83,7 @@ def test_a_budget_too_short_for_anything_trains_the_least(base: Base, tmp_path: 
     run = new_run(base, tmp_path / "run", in_minutes(0.02, searched=True))
     finish(run)
     assert run.trainer.step == 10
-    assert now[0] < 0.02 * 60 + 20, "looks, three steps of the search, three that are timed, ten, and scores"
+    assert now[0] < 0.02 * 60 + 16, "a look, one step that is timed, ten, and a score"
 
 
 def test_looks_that_take_too_long_are_cut(base: Base, tmp_path: Path, now: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +91,7 @@ def test_looks_that_take_too_long_are_cut(base: Base, tmp_path: Path, now: list[
     run = new_run(replace(base, looks=known), tmp_path / "run", in_minutes(0.1))
     looked = [update for update in finish(run) if update.phase.startswith("choosing")]
     assert looked[-1].done < looked[-1].total == 21
-    assert f"closest of {looked[-1].done} looks tried in time" in run.summary
+    assert f"(of {looked[-1].done} looks tried in time)" in run.summary
 
 
 def test_steps_fill_the_time_together_with_their_scores() -> None:
