@@ -16,7 +16,7 @@ PICTURES, SIDE = 6, 128
 
 @torch.no_grad()
 def looks(base: Base, pairs: Pairs, lpips: LPIPS) -> Iterator[tuple[int, int, tuple[str, Tensor]]]:
-    """Tries every look of the base on the middle of a few pairs; yields how many are done, of how many, and the best so far.
+    """Tries every look of the base on the middle of the first few pairs; yields how many are done, of how many, and the best so far.
 
     A look is its name ("" for the unchanged photograph) and its context [T, W]; the best has the least L1 + LPIPS. `pairs` holds one
     concept; its own context is not looked at.

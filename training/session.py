@@ -1,7 +1,8 @@
 """Training one concept on a user's pairs, step by step and without a host: what the training node runs.
 
 Closest look of the base, then rank search, then training with a held-out score at every tenth of the way; the best factors so far
-are kept. All choices follow from the seed, and the checkpoint holds everything else, so interrupted + resumed = uninterrupted.
+are kept. With a number of steps all choices follow from the seed; the checkpoint holds them and everything else, so interrupted +
+resumed = uninterrupted.
 """
 
 import json
@@ -35,7 +36,7 @@ KEPT_EVERY = 120.0  # seconds at most between two checkpoints
 class ConceptRun:
     """One run on `device`. Iterate over `updates()`, then take `best`.
 
-    Checkpoint and best concept lie in a subfolder of `folder` that is named after base, pairs and plan, so runs never mix.
+    Checkpoint and best concept lie in a subfolder of `folder` that is named after base, pairs and what was asked for, so runs never mix.
     """
 
     clock: Callable[[], float] = staticmethod(time.perf_counter)  # seconds, by which minutes are measured
