@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hotpath.engine.e2gan.checkpoint import load_concept
-from hotpath.tests.comfy.test_nodes import alive, pixels
+from hotpath.tests.comfy.served import alive, node, pixels
 from hotpath.tests.testing import write_base
 from hotpath.tools.client import Client, Run
 from PIL import Image
@@ -29,10 +29,6 @@ def root(server: Client) -> Path:
             (folder / "input" / "negatives" / kind).mkdir(parents=True, exist_ok=True)
             picture.save(folder / "input" / "negatives" / kind / f"{index}.png")
     return folder
-
-
-def node(kind: str, **inputs: object) -> dict:
-    return {"class_type": kind, "inputs": inputs}
 
 
 def collected(count: int = 4, **pairs: object) -> dict[str, dict]:
