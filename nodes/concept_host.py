@@ -13,7 +13,7 @@ from comfy_api.latest import ui
 from PIL import Image
 
 from ..engine.errors import InvalidInput
-from ..training.pairs import is_pair_folder
+from ..training.pair_folder import is_pair_folder
 from ..training.session import Update
 from .host import BUNDLED
 

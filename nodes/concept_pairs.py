@@ -7,7 +7,8 @@ from comfy_api.latest import io
 
 from ..engine.errors import InvalidInput
 from ..training import perceptual
-from ..training.pairs import PairSet, load_folder, save_folder
+from ..training.pair_folder import load_folder, save_folder, stored_pairs
+from ..training.pairs import PairSet
 from ..training.selection import features, nearest_to_centres
 from . import concept_host as host
 from . import wires
@@ -70,7 +71,7 @@ class E2GANPairs(io.ComfyNode):
         place = host.pairs_folder(folder[0]) if folder[0].strip() else None
         start, told, refused = more[0] if more else PairSet(), prompt[0] or (more[0].prompt if more else ""), ()
         if place is not None and (place / "pairs.json").is_file():
-            stored = load_folder(place, side[0])
+            stored = stored_pairs(place, side[0])
             start = start.plus(((pair.name, pair.before, pair.after) for pair in stored.pairs), side[0])
             told, refused = told or stored.prompt, stored.refused
         named = ((f"pair_{index:04d}", *two) for index, two in enumerate(zip(befores, afters, strict=True), len(start) + 1))
