@@ -107,7 +107,7 @@ def _check_room(count: int, side: int) -> None:
 
 def free_name(name: str, taken: set[str]) -> str:
     """A file name from a wish: letters, digits, dash and underscore, and a number where it is taken."""
-    clean = re.sub(r"[^\w-]+", "_", name).strip("_")[:80] or "pair"
+    clean = re.sub(r"[^\w-]+", "_", name).strip("_")[:80].encode()[:160].decode(errors="ignore") or "pair"
     number, candidate = 2, clean
     while candidate in taken:
         candidate, number = f"{clean}_{number}", number + 1

@@ -94,6 +94,12 @@ def test_names_become_file_names() -> None:
     assert [pair.name for pair in pairs.pairs] == ["a_b", "a_b_2", "pair"]
 
 
+def test_names_of_any_script_fit_a_file_system() -> None:
+    (pair,) = PairSet().plus([("\u540d" * 300, picture(0), picture(1))], 64).pairs
+    assert pair.name == "\u540d" * 53
+    assert len(f"{pair.name}_1000_before.png".encode()) <= 200
+
+
 @pytest.mark.parametrize("side", [64, 128])
 def test_pairs_of_another_side_are_scaled_to_the_one_asked_for(side: int) -> None:
     other = PairSet(prompt="negative").plus([("large", picture(8, 200, 200), picture(9, 200, 200))], 96)
