@@ -90,10 +90,11 @@ def load_folder(folder: Path, side: int) -> PairSet:
     """The pairs of a folder as squares of `side` px, at least one."""
     pairs = stored_pairs(folder, side)
     if not len(pairs):
-        raise InvalidInput(
+        sentence = (
             f"Expected pairs in {folder.name} (before/ and after/ with equal file names, or pairs.json), found none that can be used: "
-            f"check the folder. {' '.join(pairs.refused[:3])}"
+            "check the folder."
         )
+        raise InvalidInput(" ".join((sentence, *pairs.refused[:3])))
     return pairs
 
 

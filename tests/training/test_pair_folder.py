@@ -65,7 +65,7 @@ def test_folders_of_before_and_after_are_read(tmp_path: Path) -> None:
 
 def test_a_folder_without_pairs_gets_a_sentence(tmp_path: Path) -> None:
     assert not is_pair_folder(tmp_path)
-    with pytest.raises(InvalidInput, match="found none"):
+    with pytest.raises(InvalidInput, match=r"found none that can be used: check the folder\.$"):
         load_folder(tmp_path, 64)
 
 
