@@ -2,7 +2,7 @@
 
 `fits(module)` is asked once. `place` is the module within it whose forward a part takes over. `why_not(module, ...)` is asked on every
 call: why the host has to run that forward itself, or None. `run(memory, module, ...)` gives what it would have given.
-What a part passes over (norms, activations, projections) must be plain: of torch's kind, with nothing hung on it.
+What a part passes over (norms, activations, projections) must be plain (plain_layers.py).
 """
 
 from collections.abc import Callable, Iterator
@@ -11,17 +11,14 @@ from inspect import signature
 from operator import attrgetter
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.add_layer_norm import add_layer_norm
 from ..kernels.geglu import geglu_linear
 from ..kernels.group_norm_silu import group_norm_silu
+from .plain_layers import bare, children, held, learning, made_of, norm_of, plain
 
-# Where the forward methods live that compute from `weight` and `bias` as torch does.
-KNOWN = ("torch.nn.modules.", "comfy.ops")
-FORMATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 # Patches of other nodes that act outside of transformer blocks.
 OUTSIDE = {"emb_patch", "forward_timestep_embed_patch"}
 OUTSIDE |= {"input_block_patch", "input_block_patch_after_skip", "output_block_patch"}
@@ -44,53 +41,6 @@ def parts_of(network: nn.Module) -> Iterator[tuple[nn.Module, Part]]:
         for part in PARTS:
             if part.fits(module):
                 yield module, part
-
-
-# ---- what may be passed over
-
-
-def plain(module: object, kind: type) -> bool:
-    """Whether a module is of a kind of torch's, and computes as that does."""
-    return isinstance(module, kind) and type(module).forward.__module__.startswith(KNOWN)
-
-
-def made_of(module: object, *kinds: type) -> bool:
-    """Whether a module is a plain sequence of these."""
-    same = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and len(module) == len(kinds)
-    return same and all(plain(child, kind) for child, kind in zip(module, kinds, strict=True))
-
-
-def children(module: nn.Module) -> set[str]:
-    return {name for name, _ in module.named_children()}
-
-
-def norm_of(module: object, kind: type) -> bool:
-    """Whether a module is a plain norm with weight and bias."""
-    return plain(module, kind) and module.weight is not None and module.bias is not None
-
-
-def bare(*modules: nn.Module) -> bool:
-    """Whether nothing is hung on these modules that passing over them would leave out."""
-    return not any("forward" in vars(m) or m._forward_hooks or m._forward_pre_hooks for m in modules)
-
-
-def held(module: nn.Module, x: Tensor, *, cast: bool = False) -> str | None:
-    """Why the weights a module holds are not those it computes with on x, or None. cast: another dtype than that of x will do."""
-    if getattr(module, "weight_function", None) or getattr(module, "bias_function", None):
-        return "weights are changed on each call, or kept off the device"
-    for weight in (module.weight, module.bias):
-        if weight is not None and (
-            type(weight) not in (nn.Parameter, Tensor) or weight.dtype not in (FORMATS if cast else (x.dtype,))
-        ):
-            return "weights are in another number format"
-        if weight is not None and weight.device != x.device:
-            return "weights are kept off the device"
-    return None
-
-
-def learning(module: nn.Module, *tensors: Tensor) -> bool:
-    """Whether gradients are asked for: of these tensors or of a module's own weights."""
-    return torch.is_grad_enabled() and any(t.requires_grad for t in (*tensors, *module.parameters()))
 
 
 def normed(norm: nn.GroupNorm, x: Tensor, *, silu: bool = True, embedding: Tensor | None = None) -> Tensor:

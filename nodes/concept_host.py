@@ -14,23 +14,29 @@ from comfy_api.latest import ui
 from PIL import Image
 
 from ..engine.errors import InvalidInput
-from ..training.pairs import is_pair_folder
+from ..training.pair_folder import is_pair_folder
 from ..training.plan import Update
 from ..training.session import ConceptRun
 from .host import BUNDLED, log
 
 PERCEPTUAL = BUNDLED / "training" / "perceptual_vgg16.safetensors"
+RESERVED = r"(con|prn|aux|nul|(com|lpt)[0-9\u00b9\u00b2\u00b3]) *(\..*)?"  # by Windows, with any ending; digits may be raised
 TRAINING_MEMORY = 4 * 2**30
 TOLD_EVERY = 2.0  # seconds at most between two lines on the node
+_remembered: dict[Path, tuple[int, str]] = {}  # by folder of pairs: how often it was found changed, and its state
 
 
 def file_name(name: str) -> str:
-    """A name that is one file or folder, or a sentence."""
-    if not re.fullmatch(r"\w[\w .-]{0,79}", name.strip()) or name.strip().endswith("."):
+    """A name that is one file or folder on every system, or a sentence."""
+    bare = name.strip()
+    if not re.fullmatch(r"\w[\w .-]{0,79}", bare) or bare.endswith(".") or len(bare.encode()) > 200:
         raise InvalidInput(
-            f"Expected a name of letters, digits, spaces, dots, dashes and underscores, got '{name}': choose another."
+            "Expected a name of letters, digits, spaces, dots, dashes and underscores, at most 80 of them and 200 bytes, "
+            f"got '{name}': choose another."
         )
-    return name.strip()
+    if re.fullmatch(RESERVED, bare, re.IGNORECASE):
+        raise InvalidInput(f"Expected a name that Windows does not keep for a device, got '{name}': choose another.")
+    return bare
 
 
 def _output(kind: str, name: str) -> Path:
@@ -45,8 +51,33 @@ def pairs_folder(name: str) -> Path:
     return _output("pairs", name)
 
 
+def folder_state(folder: Path) -> str:
+    """Changes when a file in a folder does."""
+    return " ".join(f"{path.name} {path.stat().st_mtime_ns}" for path in sorted(folder.rglob("*")))
+
+
+def remember(folder: Path) -> None:
+    """A folder as a node leaves it, for `times_changed`."""
+    _remembered[folder] = _remembered.get(folder, (0, ""))[0], folder_state(folder)
+
+
+def times_changed(folder: Path) -> int:
+    """How often a folder was found other than it was left. A node's own writing does not count, or the node would run again."""
+    if folder not in _remembered:
+        return 0
+    count, state = _remembered[folder]
+    if (now := folder_state(folder)) != state:
+        _remembered[folder] = count + 1, now
+    return _remembered[folder][0]
+
+
 def own_concepts() -> Path:
     return Path(folder_paths.models_dir) / "e2gan" / "concepts"
+
+
+def is_bundled(concept: str) -> bool:
+    """Whether a concept of this file name comes with hotpath."""
+    return (BUNDLED / "concepts" / f"{concept}.safetensors").is_file()
 
 
 def short(path: Path) -> str:

@@ -7,7 +7,8 @@ from comfy_api.latest import io
 
 from ..engine.errors import InvalidInput
 from ..training import perceptual
-from ..training.pairs import PairSet, load_folder, save_folder
+from ..training.pair_folder import load_folder, save_folder, stored_pairs
+from ..training.pairs import PairSet
 from ..training.selection import features, nearest_to_centres
 from . import concept_host as host
 from . import wires
@@ -24,8 +25,8 @@ def _side() -> io.Int.Input:
     return io.Int.Input("side", default=256, min=64, max=1024, step=16, tooltip="Pictures become squares of this many px.")
 
 
-def _report(pairs: PairSet, added: int, note: str = "") -> str:
-    lines = [f"{len(pairs)} pairs, {added} of them new.{note}", *(f"Refused: {sentence}" for sentence in pairs.refused)]
+def _report(pairs: PairSet, summary: str) -> str:
+    lines = [summary, *(f"Refused: {sentence}" for sentence in pairs.refused)]
     for line in lines[1:]:
         log.warning("E2GAN Pairs: %s", line)
     return "\n".join(lines)
@@ -58,6 +59,11 @@ class E2GANPairs(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, folder: list, **_: object) -> int:
+        """Run again when what was written is gone or changed."""
+        return host.times_changed(host.pairs_folder(folder[0])) if (folder[0] or "").strip() else 0
+
+    @classmethod
     def execute(
         cls, before: list, after: list, prompt: list, side: list, folder: list, more: list | None = None
     ) -> io.NodeOutput:
@@ -70,7 +76,7 @@ class E2GANPairs(io.ComfyNode):
         place = host.pairs_folder(folder[0]) if folder[0].strip() else None
         start, told, refused = more[0] if more else PairSet(), prompt[0] or (more[0].prompt if more else ""), ()
         if place is not None and (place / "pairs.json").is_file():
-            stored = load_folder(place, side[0])
+            stored = stored_pairs(place, side[0])
             start = start.plus(((pair.name, pair.before, pair.after) for pair in stored.pairs), side[0])
             told, refused = told or stored.prompt, stored.refused
         named = ((f"pair_{index:04d}", *two) for index, two in enumerate(zip(befores, afters, strict=True), len(start) + 1))
@@ -78,8 +84,11 @@ class E2GANPairs(io.ComfyNode):
         pairs = replace(pairs, refused=(*refused, *pairs.refused))
         if not len(pairs):
             raise InvalidInput("Expected at least one pair that can be used, got none. " + " ".join(pairs.refused[:3]))
-        note = f" {save_folder(pairs, place)} written to {place}." if place is not None else ""
-        return io.NodeOutput(pairs, ui=host.tell(cls, _report(pairs, len(pairs) - len(start), note)))
+        summary = f"{len(pairs)} pairs, {len(pairs) - len(start)} of them new."
+        if place is not None:
+            summary += f" {save_folder(pairs, place)} written to {place}."
+            host.remember(place)
+        return io.NodeOutput(pairs, ui=host.tell(cls, _report(pairs, summary)))
 
 
 class LoadE2GANPairs(io.ComfyNode):
@@ -113,13 +122,13 @@ class LoadE2GANPairs(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, folder: str, **_: object) -> str:
         place = host.pair_folders().get(folder)
-        return "missing" if place is None else " ".join(str(path.stat().st_mtime_ns) for path in sorted(place.rglob("*")))
+        return "missing" if place is None else host.folder_state(place)
 
     @classmethod
     def execute(cls, folder: str, prompt: str, side: int) -> io.NodeOutput:
         pairs = load_folder(host.pair_folders()[folder], side)
         pairs = PairSet(pairs.pairs, prompt or pairs.prompt, pairs.refused)
-        return io.NodeOutput(pairs, ui=host.tell(cls, _report(pairs, len(pairs))))
+        return io.NodeOutput(pairs, ui=host.tell(cls, _report(pairs, f"{len(pairs)} pairs.")))
 
 
 class SelectE2GANPairs(io.ComfyNode):
@@ -136,7 +145,9 @@ class SelectE2GANPairs(io.ComfyNode):
             inputs=[
                 wires.PAIRS.Input("pairs", tooltip="Pairs to choose from."),
                 io.Int.Input("count", default=64, min=2, max=5000, tooltip="How many to keep; all, if there are fewer."),
-                io.Int.Input("seed", default=0, min=0, max=2**32 - 1, tooltip="Seed of the clusters."),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=2**32 - 1, control_after_generate=False, tooltip="Seed of the clusters."
+                ),
             ],
             outputs=[
                 wires.PAIRS.Output("selected", display_name="pairs", tooltip="The kept pairs."),

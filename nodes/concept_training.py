@@ -130,16 +130,28 @@ class SaveE2GANConcept(io.ComfyNode):
             inputs=[
                 wires.CONCEPT.Input("concept", tooltip="A trained concept."),
                 io.String.Input("name", default="", tooltip="File name without ending; empty: the concept's name."),
-                io.Boolean.Input("overwrite", default=False, tooltip="Replace a file of this name."),
+                io.Boolean.Input(
+                    "overwrite",
+                    default=False,
+                    tooltip="Replace a file of this name, or stand in front of a bundled concept of this name.",
+                ),
             ],
             outputs=[],
         )
 
     @classmethod
     def execute(cls, concept: Concept, name: str, overwrite: bool) -> io.NodeOutput:
-        path = host.own_concepts() / f"{host.file_name(name or concept.name)}.safetensors"
+        name = host.file_name(name or concept.name)
+        hides = host.is_bundled(name)
+        if hides and not overwrite:
+            raise InvalidInput(
+                f"Expected a name of your own, got '{name}', under which graphs find a concept that comes with hotpath: choose "
+                "another, or allow overwriting to put yours in front of it."
+            )
+        path = host.own_concepts() / f"{name}.safetensors"
         save_concept(path, concept, overwrite=overwrite)
-        return io.NodeOutput(ui=host.tell(cls, f"{host.short(path)} ({path.stat().st_size / 1e6:.3f} MB)"))
+        note = "; it now stands in front of the bundled concept of this name" if hides else ""
+        return io.NodeOutput(ui=host.tell(cls, f"{host.short(path)} ({path.stat().st_size / 1e6:.3f} MB){note}"))
 
 
 class AddE2GANConcept(io.ComfyNode):

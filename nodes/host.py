@@ -120,7 +120,7 @@ def run(
         except comfy.model_management.OOM_EXCEPTION:
             if tile <= SMALLEST_TILE:
                 raise
-            tile //= 2
+            tile = max(tile // 2, SMALLEST_TILE)
             network.forget()
             comfy.model_management.soft_empty_cache()
             log.warning("E2GAN ran out of memory and goes on with tiles of %d px.", tile)

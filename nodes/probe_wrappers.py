@@ -7,7 +7,8 @@ from typing import Any
 from comfy.patcher_extension import WrappersMP
 from torch import nn
 
-from ..engine.probe.recording import Recording, Run
+from ..engine.probe.recording import Recording
+from ..engine.probe.run import Run
 from . import probe_host as host
 
 KEY = "hotpath_probe"

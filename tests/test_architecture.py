@@ -1,66 +1,19 @@
-"""The laws of the house: what may import what, what may ship, and that names, help pages and examples agree."""
+"""The laws of the house: what may import what, where state may live, and how sources are written."""
 
 from __future__ import annotations
 
 import ast
-import functools
 import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
-from hotpath.tests import contract
+from hotpath.tests.sources import PACK, ROOMS, SOURCES, each, imports, own_imports, tree_of
 from hotpath.tests.testing import ROOT
 
-ROOMS = ("nodes", "training", "engine", "kernels")  # imports run from left to right
 COMFYUI = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "server", "execution", "nodes"}
-SKIPPED = (".git", "__pycache__", "hotpath-demo", "shared")
-SOURCES = [path for path in sorted(ROOT.rglob("*.py")) if not set(path.relative_to(ROOT).parts) & set(SKIPPED)]
-PACK = [path for path in SOURCES if path.parent == ROOT or path.relative_to(ROOT).parts[0] in ROOMS]
-
-
-def ignored() -> list[str]:
-    lines = (ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines()
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-
-
-def ships(path: Path) -> bool:
-    """Whether a file is part of what users install, by the patterns of .comfyignore that we use."""
-    name = "/" + path.relative_to(ROOT).as_posix()
-    return not any(name.startswith(pattern) if pattern.endswith("/") else fnmatch(name, pattern) for pattern in ignored())
-
-
-SHIPPED = [path for path in SOURCES if ships(path)]
-
-
-def each(paths: list[Path]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("path", paths, ids=[path.relative_to(ROOT).as_posix() for path in paths])
-
-
-@functools.cache
-def tree_of(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
-def imports(path: Path) -> Iterator[tuple[int, str]]:
-    """(level, dotted name) of each import, wherever in the file it stands; `from . import x` counts as `x`."""
-    for node in ast.walk(tree_of(path)):
-        if isinstance(node, ast.Import):
-            yield from ((0, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            names = [node.module] if node.module else [alias.name for alias in node.names]
-            yield from ((node.level, name) for name in names)
-
-
-def own_imports(path: Path) -> Iterator[tuple[str, ...]]:
-    """Paths from the root of the modules of ours that a file imports."""
-    for level, name in imports(path):
-        if level:
-            yield *path.relative_to(ROOT).parts[:-level], *name.split(".")
 
 
 def python(program: str) -> str:
@@ -70,7 +23,6 @@ def python(program: str) -> str:
 
 
 # ---- imports
-
 
 TRITON = [path for path in PACK if path.stem.endswith("_triton")]  # the only files that need triton to be imported
 
@@ -156,12 +108,6 @@ def test_every_import_of_ours_exists(path: Path) -> None:
         assert module.is_dir() or module.with_suffix(".py").is_file(), target
 
 
-@each([path for path in PACK if path in SHIPPED])
-def test_what_ships_imports_only_what_ships(path: Path) -> None:
-    files = [ROOT.joinpath(*target).with_suffix(".py") for target in own_imports(path)]
-    assert not [file for file in files if file.is_file() and not ships(file)]
-
-
 def test_the_packages_of_pyproject_are_the_folders() -> None:
     tomllib = pytest.importorskip("tomllib")
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
@@ -169,92 +115,7 @@ def test_the_packages_of_pyproject_are_the_folders() -> None:
     assert set(listed) == {"hotpath"} | {f"hotpath.{folder.replace('/', '.')}" for folder in folders}
 
 
-# ---- what ships
-
-FORBIDDEN_MODULES = {"subprocess", "pickle", "marshal", "shelve", "dill", "cloudpickle", "pip", "ctypes", "requests", "pty"}
-FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
-FORBIDDEN_ATTRIBUTES = {
-    ("os", "system"),
-    ("os", "popen"),
-    ("torch", "load"),
-    ("torch", "hub"),
-    ("os", "execv"),
-    ("os", "spawnv"),
-    ("os", "startfile"),
-}
-
-
-def breaches(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FORBIDDEN_CALLS:
-            yield f"line {node.lineno}: {node.func.id}"
-        if (
-            isinstance(node, ast.Attribute)
-            and isinstance(node.value, ast.Name)
-            and (node.value.id, node.attr) in FORBIDDEN_ATTRIBUTES
-        ):
-            yield f"line {node.lineno}: {node.value.id}.{node.attr}"
-
-
-# The GPU's driver is a C library; one file may talk to it.
-DRIVES = {"kernels/ptx/driver.py": {"ctypes"}}
-
-
-@each(SHIPPED)
-def test_what_ships_runs_no_other_program_and_no_text(path: Path) -> None:
-    used = {name.split(".")[0] for _, name in imports(path)} & FORBIDDEN_MODULES
-    assert used <= DRIVES.get(path.relative_to(ROOT).as_posix(), set())
-    assert not list(breaches(tree_of(path)))
-
-
-@pytest.mark.parametrize("source", ["eval('1')", "import os\nos.system('ls')", "x = torch.load('a')", "exec(text)"])
-def test_breaches_are_found(source: str) -> None:
-    assert list(breaches(ast.parse(source)))
-
-
-NETWORK_MODULES = {
-    "aiohttp", "ftplib", "http", "httpx", "huggingface_hub", "imaplib", "poplib", "smtplib", "socket", "socketserver", "ssl",
-    "telnetlib", "urllib", "urllib3", "websocket", "websockets", "wget", "xmlrpc",
-}  # fmt: skip
-# The one download that a user asks for: who may open a connection, who may ask for it, and who may offer it.
-CONNECTS = {"engine/weights/transfer.py": {"http.client", "ssl", "urllib.error", "urllib.parse", "urllib.request"}}
-ASKS = {"engine.weights.transfer": {"engine/weights/fetch.py"}, "engine.weights.fetch": {"nodes/weights.py"}}
-
-
-def connecting(tree: ast.Module) -> set[str]:
-    """Network modules that a source imports."""
-    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level}
-    return {name for name in names if name.split(".")[0] in NETWORK_MODULES}
-
-
-@each(SHIPPED)
-def test_what_ships_connects_in_one_file_only(path: Path) -> None:
-    assert connecting(tree_of(path)) <= CONNECTS.get(path.relative_to(ROOT).as_posix(), set())
-
-
-@pytest.mark.parametrize(
-    "source", ["import socket", "from urllib import request", "def f():\n import urllib.request", "import ssl as s"]
-)
-def test_connecting_sources_are_found(source: str) -> None:
-    assert connecting(ast.parse(source))
-
-
-@each(SHIPPED)
-def test_a_download_is_offered_by_one_node_only(path: Path) -> None:
-    for node in ast.walk(tree_of(path)):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            room = (*path.relative_to(ROOT).parts[: -node.level], *(node.module or "").split("."))
-            named = {".".join(filter(None, room)), *(".".join((*filter(None, room), alias.name)) for alias in node.names)}
-            for module, allowed in ASKS.items():
-                assert module not in named or path.relative_to(ROOT).as_posix() in allowed, module
-
-
-@pytest.mark.parametrize("folder", ["nodes", "engine", "web", "models", "examples", "locales"])
-def test_what_users_need_ships(folder: str) -> None:
-    files = [path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    assert files
-    assert all(ships(path) for path in files)
+# ---- sources
 
 
 @each(SOURCES)
@@ -268,55 +129,6 @@ def test_nodes_keep_no_state(path: Path) -> None:
     for node in ast.walk(tree_of(path)):
         stored = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del)
         assert not (stored and isinstance(node.value, ast.Name) and node.value.id == "cls"), node.lineno
-
-
-# ---- node ids and help pages
-
-
-def keywords(name: str) -> list[ast.expr]:
-    return [
-        keyword.value
-        for path in sorted((ROOT / "nodes").glob("*.py"))
-        for node in ast.walk(tree_of(path))
-        if isinstance(node, ast.Call)
-        for keyword in node.keywords
-        if keyword.arg == name
-    ]
-
-
-IDS = [value.value for value in keywords("node_id") if isinstance(value, ast.Constant)]
-
-
-def test_node_ids_are_literal_ours_and_unique() -> None:
-    assert len(IDS) == len(keywords("node_id")) == len(set(IDS)) >= 4
-    assert all(name.startswith("Hotpath_") and name.isidentifier() for name in IDS)
-
-
-@pytest.mark.parametrize("name", IDS)
-def test_each_node_has_a_help_page(name: str) -> None:
-    page = ROOT / "web" / "docs" / f"{name}.md"
-    assert page.is_file()
-    assert len(page.read_text(encoding="utf-8")) > 200
-
-
-def test_no_help_page_is_left_over() -> None:
-    assert {path.stem for path in (ROOT / "web" / "docs").glob("*.md")} == set(IDS)
-
-
-def test_the_contract_is_of_our_nodes() -> None:
-    assert set(contract.kept()) == set(IDS)
-
-
-def test_the_weights_are_readable_as_ours() -> None:
-    from hotpath.engine.e2gan.checkpoint import load_base, load_concept
-    from hotpath.engine.e2gan.network import E2GAN
-
-    bases = [load_base(path) for path in (ROOT / "models").glob("*.safetensors")]
-    assert bases
-    for path in (ROOT / "models" / "concepts").glob("*.safetensors"):
-        concept = load_concept(path)
-        (base,) = (base for base in bases if base.sha256 == concept.base_sha256)
-        E2GAN(base).with_concept(concept, 1.0)
 
 
 def test_ruff_is_content() -> None:

@@ -42,6 +42,15 @@ def test_every_bundled_file_is_in_the_manifest_and_has_a_card() -> None:
     assert all(path.with_suffix(".md").is_file() for path in files)
 
 
+def test_the_weights_are_readable_as_ours() -> None:
+    bases = [load_base(path) for path in (ROOT / "models").glob("*.safetensors")]
+    assert bases
+    for path in (ROOT / "models" / "concepts").glob("*.safetensors"):
+        concept = load_concept(path)
+        (base,) = (base for base in bases if base.sha256 == concept.base_sha256)
+        E2GAN(base).with_concept(concept, 1.0)
+
+
 def test_sizes_are_as_promised() -> None:
     assert (ROOT / "models" / "e2gan_base.safetensors").stat().st_size <= 15_000_000
     assert len(CONCEPTS) >= 6

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from hotpath.tests.comfy import outside
-from hotpath.tests.test_architecture import ships
+from hotpath.tests.sources import ships
 from hotpath.tests.testing import ROOT
 
 TRAINING = "mixed precision of training, with float32 weights under it; comfy.ops only casts for inference"

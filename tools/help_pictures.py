@@ -17,7 +17,8 @@ from hotpath.engine.e2gan.network import E2GAN, Network, apply
 from hotpath.engine.e2gan.sheet import labelled_grid
 from hotpath.engine.pictures import composite
 from hotpath.training import perceptual
-from hotpath.training.pairs import Pair, load_folder
+from hotpath.training.pair_folder import load_folder
+from hotpath.training.pairs import Pair
 from hotpath.training.selection import features, nearest_to_centres
 from PIL import Image
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Study (e): which layers carry a concept: each crucial group left out in turn, alone, and the ResNet blocks added.
+"""Study (e): which layers carry a concept: each crucial group left out in turn, and the ResNet blocks added.
 
 python -m hotpath.benchmarks.studies.layers [--steps 160] [--seeds 0 1 2]
 """

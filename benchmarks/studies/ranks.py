@@ -38,7 +38,8 @@ def at_random(base: Base, budget: int, seed: int) -> dict[str, int]:
 
 def searched(study: Study, base: Base, train: Pairs, held_out: Pairs, seed: int, budget: int) -> tuple[Found, int]:
     """What was found, and the steps it took."""
-    found, few = None, replace(held_out, photographs=held_out.photographs[:12], edits=[held_out.edits[0][:12]])
+    # The search stops by pictures that LPIPS is not judged on.
+    found, few = None, replace(held_out, photographs=held_out.photographs[-12:], edits=[held_out.edits[0][-12:]])
     settings = study.scale.settings(seed, LR, 1)
     for event in search(base, train, few, study.lpips, settings, budget=budget, round_steps=ROUND_STEPS, rounds=4):
         found = event

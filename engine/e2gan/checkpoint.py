@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -73,7 +74,7 @@ def _read(path: Path, expected: str) -> tuple[dict[str, object], dict[str, Tenso
 
 def _write(path: Path, kind: str, facts: Mapping[str, object], tensors: Mapping[str, Tensor], overwrite: bool) -> None:
     path = Path(path)
-    if path.exists() and not overwrite:
+    if os.path.exists(path) and not overwrite:  # Path.exists raises where a name is too long
         raise InvalidInput(f"{path.name} exists already in {path.parent}: choose another name or allow overwriting.")
     header = {"hotpath.format": kind, "hotpath": json.dumps({"version": VERSION, **facts}, sort_keys=True)}
     write_whole(path, {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, header)
@@ -90,9 +91,12 @@ def write_whole(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, 
         part.chmod(mode)
         os.replace(part, path)
     except (OSError, SafetensorError) as error:
-        raise NotWritten(f"Expected to write {path}, but it failed ({error}): make room, or choose another folder.") from error
+        raise NotWritten(
+            f"Expected to write {path}, but it failed ({error}): make room, or choose another name or folder."
+        ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # of a place where no file can be, which has been said
+            part.unlink(missing_ok=True)
 
 
 def save_base(
@@ -127,6 +131,10 @@ def _load_base(path: Path, _modified: int, _size: int) -> Base:
         expected = {name: tuple(tensor.shape) for name, tensor in Generator(architecture).state_dict().items()}
     expected["neutral_context"] = context_shape
     names = facts.get("looks", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise WeightsInvalid(
+            f"The metadata of {path.name} is damaged (looks: expected a list of names, got {names!r:.80}): download or copy the file again."
+        )
     if names:
         expected["looks"] = (len(names), *context_shape)
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}

@@ -10,7 +10,7 @@ CLOSE = 0.1  # distance of latents in bfloat16 from those in float32: 0.05 on so
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    results, log = run_inside("accelerate_cases", tmp_path_factory.mktemp("comfy"))
+    results, log = run_inside("accelerate_program", tmp_path_factory.mktemp("comfy"))
     return results | {"log": log}
 
 

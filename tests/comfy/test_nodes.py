@@ -1,92 +1,17 @@
-"""The E2GAN nodes on a real server: good graphs give pictures, bad input gives a sentence and the server lives on."""
+"""The E2GAN nodes on a real server: what they say of themselves, and the pictures that good graphs give."""
 
 from __future__ import annotations
 
-import io
-import json
-import sys
 import urllib.error
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hotpath.engine.e2gan.checkpoint import load_base, save_concept
-from hotpath.tests.testing import ROOT, contents, rewrite, tiny_concept, write_base
-from hotpath.tools.client import Client, Run
-from hotpath.tools.graph import ui_to_api
-from PIL import Image
-
-IDS = ("Hotpath_LoadE2GAN", "Hotpath_E2GANConcept", "Hotpath_ApplyE2GAN", "Hotpath_E2GANConceptSheet")
-FOREIGN = "f" * 64
-Link = list
-
-
-@pytest.fixture(scope="module")
-def weights(server: Client, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """models/e2gan of the server, with a tiny base, two looks for it, and files that cannot be used."""
-    folder = server.log_file.parent / "models" / "e2gan"
-    base = load_base(write_base(folder / "tiny.safetensors"))
-    for name, seed in (("ink", 1), ("oil", 2)):
-        save_concept(folder / "concepts" / f"{name}.safetensors", tiny_concept(base, seed, name=name))
-    save_concept(folder / "concepts" / "foreign.safetensors", tiny_concept(base, 3, base_sha256=FOREIGN))
-    (folder / "concepts" / "damaged.safetensors").write_bytes(b"PK\x03\x04 not safetensors")
-    rewrite(write_base(folder / "other.safetensors", seed=5), header={"hotpath.format": "hotpath.student"})
-    nan = write_base(folder / "nan.safetensors", seed=6)
-    rewrite(nan, tensors={"head.weight": torch.full_like(contents(nan)[1]["head.weight"], torch.nan)})
-    return folder
-
-
-@pytest.fixture(scope="module")
-def photo(server: Client, tmp_path_factory: pytest.TempPathFactory) -> str:
-    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
-    path = tmp_path_factory.mktemp("photo") / "hotpath-photo.png"
-    Image.fromarray(pixels).resize((67, 45), Image.Resampling.BICUBIC).save(path)
-    return server.upload(path)
-
-
-def graph(
-    looks: Sequence[tuple[str, float]] = (("ink", 1.0),),
-    *,
-    source: dict[str, dict] | None = None,
-    base: str = "tiny",
-    photo: str = "hotpath-photo.png",
-    prefix: str = "hotpath",
-    **apply: object,
-) -> dict[str, dict]:
-    """Picture (node "1", or what `source` gives) through a base and its looks, saved by node "save"."""
-    prompt = source or {"1": {"class_type": "LoadImage", "inputs": {"image": photo}}}
-    prompt = {**prompt, "base": {"class_type": IDS[0], "inputs": {"base": f"{base}.safetensors"}}}
-    last: Link = ["base", 0]
-    for index, (name, strength) in enumerate(looks):
-        inputs = {"e2gan": last, "concept": f"{name}.safetensors", "strength": strength}
-        prompt[f"look{index}"] = {"class_type": IDS[1], "inputs": inputs}
-        last = [f"look{index}", 0]
-    inputs = {"e2gan": last, "image": ["1", 0], "mix": 1.0, "precision": "float32", **apply}
-    prompt["apply"] = {"class_type": IDS[2], "inputs": inputs}
-    prompt["save"] = {"class_type": "SaveImage", "inputs": {"images": ["apply", 0], "filename_prefix": prefix}}
-    return prompt
-
-
-def empty_image(width: int, height: int, count: int = 1) -> dict[str, dict]:
-    inputs = {"width": width, "height": height, "batch_size": count, "color": 0x4080C0}
-    return {"1": {"class_type": "EmptyImage", "inputs": inputs}}
-
-
-def pixels(server: Client, run: Run) -> list[np.ndarray]:
-    assert run.error is None, run.error
-    return [np.asarray(Image.open(io.BytesIO(server.image(image)))) for image in run.images]
-
-
-def alive(server: Client) -> bool:
-    return server.process.poll() is None and bool(json.loads(server.get("/system_stats")))
-
-
-def picture_as_it_is(server: Client, source: dict[str, dict]) -> np.ndarray:
-    save = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "as-it-is"}}
-    return pixels(server, server.queue({**source, "save": save}))[0]
-
+from hotpath.tests.comfy.e2gan_graphs import IDS, empty_image, graph, refused, sheet
+from hotpath.tests.comfy.served import pixels
+from hotpath.tests.testing import ROOT, tiny_concept, write_base
+from hotpath.tools.client import Client
 
 # ---- what the server shows
 
@@ -104,12 +29,6 @@ def test_a_node_explains_itself(server: Client, name: str) -> None:
         if spec[0] in ("FLOAT", "INT"):
             assert options["min"] <= options["default"] <= options["max"]
     assert all(info["output_tooltips"])
-
-
-def test_exactly_our_nodes_are_there(server: Client) -> None:
-    ours = {name for name in server.object_info() if name.lower().startswith("hotpath")}
-    assert ours == {path.stem for path in (ROOT / "web" / "docs").glob("Hotpath_*.md")}
-    assert set(IDS) < ours
 
 
 def test_files_are_listed_by_kind(server: Client, weights: Path) -> None:
@@ -130,67 +49,12 @@ def test_help_pages_are_served(server: Client, name: str) -> None:
     assert page.startswith("#")
 
 
-def test_examples_are_listed_as_templates(server: Client) -> None:
-    listed = json.loads(server.get("/workflow_templates"))["hotpath"]
-    assert sorted(listed) == sorted(path.stem for path in (ROOT / "examples").glob("*.json"))
-    for name in listed:
-        assert json.loads(server.get(f"/api/workflow_templates/hotpath/{name}.json"))["nodes"]
-
-
-DIFFUSION = ("CheckpointLoaderSimple", "CLIPTextEncode", "VAEEncode", "KSampler", "VAEDecode")
-
-
-@pytest.fixture(scope="module")
-def photos(server: Client) -> None:
-    """The folder of photographs that one example asks for."""
-    folder = server.log_file.parent / "input" / "photos"
-    folder.mkdir(parents=True)
-    for path in (ROOT / "examples" / "images").glob("*.jpg"):
-        Image.open(path).resize((160, 128)).save(folder / path.name)
-
-
-OF_STUDENTS = ("sampler_", "img2img_")  # examples made of a user's own weights throughout; test_sampler.py looks after them
-EXAMPLES = [path for path in sorted((ROOT / "examples").glob("*.json")) if not path.name.startswith(OF_STUDENTS)]
-
-
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-@pytest.mark.usefixtures("photos")
-def test_examples_run_with_the_bundled_weights(server: Client, photo: str, path: Path) -> None:
-    prompt = ui_to_api(json.loads(path.read_text(encoding="utf-8")), server.object_info())
-    if any(node["class_type"] == "Hotpath_ProbeModel" for node in prompt.values()):  # all of it needs the checkpoint
-        assert "ckpt_name" in server.queue(prompt).error, "nothing else is wrong with it"
-        return
-    for number, node in list(prompt.items()):
-        if node["class_type"] == "LoadImage":
-            node["inputs"]["image"] = photo
-        if node["class_type"] == "Hotpath_TrainE2GANConcept":
-            node["inputs"] |= {"steps": 10, "quality": "fast"}
-            prompt["picture"] = {"class_type": "SaveImage", "inputs": {"images": [number, 2], "filename_prefix": path.stem}}
-        if node["class_type"] == "Hotpath_ThroughputSweep":
-            node["inputs"] |= {"sides": "64", "seconds": 0.1}
-        if node["class_type"] in DIFFUSION:  # needs a checkpoint of the user's own
-            del prompt[number]
-        if node["class_type"] == "SaveImage" and prompt.get(node["inputs"]["images"][0], {}).get("class_type") in (
-            None,
-            "VAEDecode",
-        ):
-            node["inputs"]["images"] = ["4", 0]
-    run = server.queue(prompt)
-    saves = any(node["class_type"] == "SaveImage" for node in prompt.values())
-    assert bool(pixels(server, run)) == saves
-    assert saves or any(len(output["text"][0]) > 100 for output in run.outputs.values()), "a graph without a picture shows a text"
-    assert all(picture.std() > 1 for picture in pixels(server, run))
-
-
-def test_the_pack_loads_without_a_complaint(server: Client, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = server.log().splitlines()
-    (times,) = (line for line in lines if "seconds" in line and line.rstrip().endswith("hotpath"))
-    with capsys.disabled():
-        sys.stdout.write(f"\nComfyUI's log: {' '.join(times.split())}\n")
-    assert "IMPORT FAILED" not in server.log()
-
-
 # ---- pictures
+
+
+def picture_as_it_is(server: Client, source: dict[str, dict]) -> np.ndarray:
+    save = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "as-it-is"}}
+    return pixels(server, server.queue({**source, "save": save}))[0]
 
 
 @pytest.mark.parametrize(("width", "height", "count"), [(1, 1, 1), (3, 5000, 1), (50, 33, 3)])
@@ -277,59 +141,6 @@ def test_a_mask_says_where(server: Client, weights: Path, photo: str, invert: bo
     assert (edited[:, 38:] == right[:, 38:]).all()
 
 
-# ---- bad input: a sentence, and the server lives
-
-
-def refused(server: Client, prompt: dict[str, dict], *words: str) -> None:
-    before = server.log().count("!!! Exception")
-    run = server.queue(prompt)
-    assert run.error, "expected a refusal"
-    missing = [word for word in words if word not in run.error]
-    assert not missing, f"{missing} not in: {run.error}"
-    assert alive(server)
-    assert pixels(server, server.queue(graph(source=empty_image(33, 34)))), "the next graph still works"
-    assert server.log().count("!!! Exception") <= before + 1
-
-
-def test_a_concept_that_is_gone(server: Client, weights: Path, photo: str) -> None:
-    refused(
-        server, graph([("old favourite", 1.0)]), "Expected 'old favourite.safetensors'", "models/e2gan/concepts", "ink", "choose"
-    )
-
-
-def test_a_base_that_is_gone(server: Client, weights: Path, photo: str) -> None:
-    refused(server, graph(base="old base"), "Expected 'old base.safetensors'", "models/e2gan", "tiny.safetensors", "choose")
-
-
-@pytest.mark.parametrize("name", ["../tiny", "/etc/hostname", "concepts/../../x"])
-def test_names_outside_the_folder(server: Client, weights: Path, photo: str, name: str) -> None:
-    refused(server, graph(base=name), "Expected", "models/e2gan")
-
-
-def test_a_damaged_concept(server: Client, weights: Path, photo: str) -> None:
-    refused(server, graph([("damaged", 1.0)]), "Expected a safetensors file", "damaged.safetensors", "again")
-
-
-def test_a_concept_of_another_base(server: Client, weights: Path, photo: str) -> None:
-    sha256 = load_base(weights / "tiny.safetensors").sha256
-    refused(server, graph([("foreign", 1.0)]), "'foreign'", FOREIGN[:12], sha256[:12], "choose")
-
-
-@pytest.mark.parametrize(("base", "words"), [("other", ("hotpath.student", "choose")), ("nan", ("not finite", "head.weight"))])
-def test_bases_that_cannot_be_used(server: Client, weights: Path, photo: str, base: str, words: tuple[str, ...]) -> None:
-    refused(server, graph([], base=base), f"{base}.safetensors", *words)
-
-
-@pytest.mark.parametrize(("name", "value"), [("mix", 1.5), ("mix", -0.1), ("precision", "int4")])
-def test_values_outside_their_range(server: Client, weights: Path, photo: str, name: str, value: object) -> None:
-    refused(server, graph(**{name: value}), name)
-
-
-@pytest.mark.parametrize("strength", [2.5, -1.5])
-def test_strengths_outside_their_range(server: Client, weights: Path, photo: str, strength: float) -> None:
-    refused(server, graph([("ink", strength)]), "strength")
-
-
 def test_a_file_that_changes_is_read_again(server: Client, weights: Path, photo: str) -> None:
     base = load_base(weights / "tiny.safetensors")
     path = weights / "concepts" / "changing.safetensors"
@@ -343,13 +154,6 @@ def test_a_file_that_changes_is_read_again(server: Client, weights: Path, photo:
 
 
 # ---- the sheet
-
-
-def sheet(**inputs: object) -> dict[str, dict]:
-    prompt = graph([])
-    values = {"e2gan": ["base", 0], "image": ["1", 0], "strength": 1.0, "cell": 128, "columns": 0, "precision": "float32"}
-    prompt["apply"] = {"class_type": IDS[3], "inputs": {**values, **inputs}}
-    return prompt
 
 
 def test_the_sheet_shows_what_fits_and_leaves_out_the_rest(server: Client, weights: Path, photo: str) -> None:
@@ -366,6 +170,9 @@ def test_a_sheet_without_a_fitting_concept(server: Client, weights: Path, photo:
     prompt = sheet()
     prompt["base"]["inputs"]["base"] = "lonely.safetensors"
     refused(server, prompt, "Expected at least one concept", "models/e2gan/concepts")
+
+
+# ---- what is left behind
 
 
 def test_good_graphs_leave_no_traceback(server: Client, weights: Path, photo: str) -> None:

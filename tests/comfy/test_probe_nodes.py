@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hotpath.engine.probe.report import load
-from hotpath.tests.comfy.test_nodes import alive
-from hotpath.tests.comfy.test_training_nodes import node
+from hotpath.tests.comfy.served import alive, node
 from hotpath.tests.testing import write_base
 from hotpath.tools.client import Client, Run
 from PIL import Image

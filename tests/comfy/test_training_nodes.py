@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hotpath.engine.e2gan.checkpoint import load_concept
-from hotpath.tests.comfy.test_nodes import alive, pixels
+from hotpath.tests.comfy.served import alive, node, pixels
 from hotpath.tests.testing import write_base
 from hotpath.tools.client import Client, Run
+from hotpath.training.pair_folder import load_folder
 from PIL import Image
 
 IDS = ("LoadE2GANPairs", "SelectE2GANPairs", "TrainE2GANConcept", "SaveE2GANConcept", "AddE2GANConcept")
@@ -30,10 +32,6 @@ def root(server: Client) -> Path:
             (folder / "input" / "negatives" / kind).mkdir(parents=True, exist_ok=True)
             picture.save(folder / "input" / "negatives" / kind / f"{index}.png")
     return folder
-
-
-def node(kind: str, **inputs: object) -> dict:
-    return {"class_type": kind, "inputs": inputs}
 
 
 def collected(count: int = 4, **pairs: object) -> dict[str, dict]:
@@ -143,6 +141,21 @@ def test_pairs_grow_in_a_folder_and_are_loaded_from_it(server: Client, root: Pat
     assert len(names) == 4 * 3 + 1
     offered = server.object_info("Hotpath_LoadE2GANPairs")["input"]["required"]["folder"]
     assert {"input/negatives", "pairs/grows"} <= set(offered[1].get("options", offered[0]))
+
+
+def test_pairs_are_written_again_where_they_are_gone(server: Client, root: Path) -> None:
+    graph, folder = collected(2, folder="gone"), root / "output" / "hotpath" / "pairs" / "gone"
+
+    def ran() -> bool:
+        run = server.queue(graph)
+        assert run.error is None, run.error
+        return "pairs" in run.node_ms
+
+    assert [ran(), ran()] == [True, False], "what a run has written itself does not make it run again"
+    for loss in (lambda: shutil.rmtree(folder), next(folder.glob("*_after.png")).unlink):
+        loss()
+        assert [ran(), ran()] == [True, False]
+        assert len(load_folder(folder, 64)) == 2
 
 
 @pytest.mark.parametrize("count", [2, 9])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hotpath.engine.weights import manifest
 from hotpath.tests.comfy.outside import run_inside
-from hotpath.tests.comfy.test_nodes import alive
+from hotpath.tests.comfy.served import alive
 from hotpath.tests.mirror import HUGGING_FACE, Mirror, serving
 from hotpath.tests.testing import ROOT
 from hotpath.tools.client import Client, Run

@@ -218,6 +218,16 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     assert sorted(tmp_path.iterdir()) == files
 
 
+@pytest.mark.parametrize("place", ["x" * 300, "a file/ink"], ids=["too long", "below a file"])
+def test_a_place_where_no_file_can_be_gets_a_sentence(tmp_path: Path, place: str) -> None:
+    concept = tiny_concept(tiny_base(tmp_path), 1)
+    (tmp_path / "a file").touch()
+    files = sorted(tmp_path.iterdir())
+    with pytest.raises(NotWritten, match=r"Expected to write.*another name or folder"):
+        save_concept(tmp_path / f"{place}.safetensors", concept)
+    assert sorted(tmp_path.iterdir()) == files
+
+
 def test_folders_are_made_and_metadata_is_json(tmp_path: Path) -> None:
     base, path = tiny_base(tmp_path), tmp_path / "models" / "e2gan" / "ink.safetensors"
     save_concept(path, tiny_concept(base, 1))
@@ -250,6 +260,13 @@ def test_looks_of_a_base_come_back_in_order(tmp_path: Path) -> None:
     rewrite(tmp_path / "looks.safetensors", tensors={"looks": torch.zeros(2, 4, 12)})
     with pytest.raises(WeightsInvalid, match="looks"):
         load_base(tmp_path / "looks.safetensors")
+
+
+@pytest.mark.parametrize("looks", [3, "cab", {"a": 1}, ["a", 2]])
+def test_looks_that_are_no_names_are_refused(tmp_path: Path, looks: object) -> None:
+    path = rewrite(write_base(tmp_path / "file.safetensors"), facts={"looks": looks})
+    with pytest.raises(WeightsInvalid, match=r"file\.safetensors is damaged \(looks: .*again"):
+        load_base(path)
 
 
 def test_others_may_read_what_is_written(tmp_path: Path) -> None:
