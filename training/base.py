@@ -25,7 +25,7 @@ from .text import encode
 
 
 def main() -> None:
-    defaults = Settings(steps=5000, crop=160, loss_crop=96, lr=1.6e-3)
+    defaults = Settings(steps=8000, crop=160, loss_crop=96, lr=1.6e-3)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser, defaults)
     args = parser.parse_args()
