@@ -25,7 +25,7 @@ def test_a_long_run_moves_shows_a_preview_and_is_cancelled(editor: Editor, desig
     editor.forget()
     workflow = read(BY_NAME["e2gan_train_concept"])
     (train,) = (node for node in workflow["nodes"] if node["id"] == TRAIN)
-    train["widgets_values"][0] = f"cancelled_{design}"
+    train["widgets_values"][0] = f"glossy icon {design}"
     editor.drop(BY_NAME["e2gan_train_concept"], workflow)
     editor.run()
     seen = [0]
