@@ -24,6 +24,7 @@ from .lora import attach, factors, generator_of
 from .losses import LossWeights
 from .lpips_weights import load_lpips
 from .photographs import DATA
+from .preview import averaged
 from .sources import fetch
 from .spread import spread
 from .teachers import POOL
@@ -75,10 +76,8 @@ def main() -> None:
     else:
         concept = Concept(args.concept, factors(trained), contexts[0].cpu(), base.sha256, info)
         save_concept(target, concept, overwrite=True)
-    with torch.no_grad():
-        for key, parameter in trainer.parameters.items():
-            parameter.copy_(trainer.ema[key])
-    save_grid(args.out / f"{name}.png", generator, held_out, [0])
+    with averaged(trainer):
+        save_grid(args.out / f"{name}.png", generator, held_out, [0])
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +25,7 @@ from hotpath.training.loop import Pairs, Settings, Step, Trainer, to_signed
 from hotpath.training.losses import LossWeights
 from hotpath.training.lpips_weights import load_lpips
 from hotpath.training.perceptual import LPIPS, load
+from hotpath.training.preview import averaged
 from hotpath.training.sources import cache_dir, fetch
 from hotpath.training.teachers import POOL
 from torch import Tensor, nn
@@ -101,17 +101,6 @@ class Study:
             yield step, spent
             start = time.perf_counter()
 
-    @contextmanager
-    def averaged(self, trainer: Trainer) -> Iterator[nn.Module]:
-        """The generator with the averaged weights in it, then with the trained ones again."""
-        kept = {name: parameter.detach().clone() for name, parameter in trainer.parameters.items()}
-        with torch.no_grad():
-            for name, parameter in trainer.parameters.items():
-                parameter.copy_(trainer.ema[name])
-            yield trainer.generator
-            for name, parameter in trainer.parameters.items():
-                parameter.copy_(kept[name])
-
     def students(self, generator: nn.Module, held_out: Pairs, pictures: int) -> Tensor:
         """The generator's pictures [N, 3, H, W] of the first held-out photographs."""
         chunks = [to_signed(chunk.to(self.device)) for chunk in held_out.photographs[:pictures].split(CHUNK)]
@@ -127,13 +116,13 @@ class Study:
 
     def distance(self, trainer: Trainer, held_out: Pairs) -> float:
         """LPIPS alone, of the pictures that `scores` takes it of."""
-        with self.averaged(trainer) as generator:
-            return self.lpips_of(self.students(generator, held_out, JUDGED), held_out)
+        with torch.no_grad(), averaged(trainer):
+            return self.lpips_of(self.students(trainer.generator, held_out, JUDGED), held_out)
 
     def scores(self, trainer: Trainer, held_out: Pairs) -> dict[str, float]:
         """LPIPS of 20 and KID of 60 held-out pictures to the teacher's, with the averaged weights."""
-        with self.averaged(trainer) as generator:
-            students = self.students(generator, held_out, len(held_out.photographs))
+        with torch.no_grad(), averaged(trainer):
+            students = self.students(trainer.generator, held_out, len(held_out.photographs))
             distance = self.lpips_of(students[:JUDGED], held_out)
         teacher = held_out.edits[0]
         known = teacher.numpy().tobytes()
