@@ -15,9 +15,14 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results.jsonl"
 
 
+def git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+
 def commit() -> str:
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False)
-    return git.stdout.strip() or "unknown"
+    """The commit measured; "-dirty" if the code is not quite that. Rows just written do not count."""
+    changed = git("diff", "--name-only", "HEAD", "--", ".", f":(exclude){RESULTS.relative_to(ROOT).as_posix()}")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("-dirty" if changed else "")
 
 
 def environment(device: str) -> dict[str, object]:

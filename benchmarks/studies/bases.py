@@ -82,7 +82,7 @@ def runs(study: Study, seed: int, width: int, looks: int, base_steps: int) -> It
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    arguments = parser(__doc__, Scale(side=96, crop=96, loss_crop=64, batch=8, steps=100, pictures=120))
+    arguments = parser(__doc__, Scale(side=96, crop=96, loss_crop=64, batch=8, steps=100, pictures=120), base=False)
     arguments.set_defaults(targets=["night_glass", "green_ink", "pop_print"])
     arguments.add_argument("--looks", type=int, default=8, help="looks a base is trained on")
     arguments.add_argument("--base-steps", type=int, default=400)

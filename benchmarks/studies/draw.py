@@ -20,10 +20,10 @@ Row = dict
 
 
 def newest(study: str) -> list[Row]:
-    """The newest row of each seed that was run at the scale of the last one."""
+    """The newest row of each seed that was run like the last one: scale, targets, base."""
     rows = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
     rows = [row for row in rows if row["benchmark"] == f"study_{study}"]
-    same = [row for row in rows if (row["scale"], row["targets"]) == (rows[-1]["scale"], rows[-1]["targets"])]
+    same = [row for row in rows if all(row.get(key) == rows[-1].get(key) for key in ("scale", "targets", "base"))]
     return list({row["seed"]: row for row in same}.values())
 
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from hotpath.benchmarks.efficientnet import Features, kid
 from hotpath.benchmarks.record import record
-from hotpath.engine.e2gan.checkpoint import Base
+from hotpath.engine.e2gan.checkpoint import Base, file_sha256
 from hotpath.training.command import load_pairs
 from hotpath.training.grid import to_uint8
 from hotpath.training.looks import closest_look
@@ -56,8 +56,10 @@ class Scale:
 class Study:
     """One study at one scale on one device."""
 
-    def __init__(self, name: str, scale: Scale, seeds: list[int], targets: list[str], corpus: Path, device: str) -> None:
-        self.name, self.scale, self.seeds, self.targets = name, scale, seeds, targets
+    def __init__(
+        self, name: str, scale: Scale, seeds: list[int], targets: list[str], base: str | None, corpus: Path, device: str
+    ) -> None:
+        self.name, self.scale, self.seeds, self.targets, self.base = name, scale, seeds, targets, base
         self.corpus, self.device = corpus, torch.device(device)
         self.packages = fetch(photographs=False)
         self.lpips = load(ROOT / "models" / "training" / "perceptual_vgg16.safetensors").to(self.device, torch.bfloat16)
@@ -141,22 +143,25 @@ class Study:
             record(
                 f"study_{self.name}",
                 self.device.type,
-                {"scale": asdict(self.scale), "targets": self.targets, "seed": seed, "runs": rows},
+                {"scale": asdict(self.scale), "targets": self.targets, "base": self.base, "seed": seed, "runs": rows},
             )
 
 
-def parser(description: str, defaults: Scale) -> argparse.ArgumentParser:
+def parser(description: str, defaults: Scale, base: bool = True) -> argparse.ArgumentParser:
+    """Options of a study; `base`: whether it builds upon one."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in asdict(defaults).items():
         made.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     made.add_argument("--targets", nargs="+", default=list(UNSEEN), choices=sorted(POOL), help="looks to learn")
     made.add_argument("--corpus", type=Path, default=cache_dir() / "corpus")
-    made.add_argument("--base", type=Path, default=ROOT / "models" / "e2gan_base.safetensors")
+    if base:
+        made.add_argument("--base", type=Path, default=ROOT / "models" / "e2gan_base.safetensors")
     made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return made
 
 
 def study_from(name: str, args: argparse.Namespace) -> Study:
     scale = Scale(**{key: getattr(args, key) for key in asdict(Scale())})
-    return Study(name, scale, args.seeds, args.targets, args.corpus, args.device)
+    base = file_sha256(args.base)[:12] if "base" in args else None
+    return Study(name, scale, args.seeds, args.targets, base, args.corpus, args.device)

@@ -1,5 +1,8 @@
 """The studies' arithmetic: ranks of equal weight, means over targets and seeds, and a page whose other parts stay."""
 
+import json
+from pathlib import Path
+
 import pytest
 from hotpath.benchmarks.studies import draw
 from hotpath.benchmarks.studies.layers import GROUPS, variants
@@ -51,6 +54,17 @@ def test_means_are_over_targets_and_the_spread_is_over_seeds() -> None:
     assert draw.told([2, 3, 4], 1) == "3.0 ± 1.0"
     assert draw.told([2], 1) == "2.0"
     assert draw.table(found, ("ranks",), {"lpips": 1}).splitlines()[2] == "| a | 3.0 ± 1.0 |"
+
+
+def test_only_the_newest_rows_of_one_scale_and_one_base_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def row(seed: int, base: str | None, date: int, study: str = "ranks") -> dict:
+        known = {} if base is None else {"base": base}
+        return {"benchmark": f"study_{study}", "scale": {"steps": 9}, "targets": ["x"], "seed": seed, "date": date, **known}
+
+    rows = [row(0, None, 1), row(2, None, 2), row(0, "b", 3), row(1, "b", 4), row(0, "b", 5), row(0, "c", 6, "data")]
+    monkeypatch.setattr(draw, "RESULTS", tmp_path / "results.jsonl")
+    draw.RESULTS.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [(row["seed"], row["date"]) for row in draw.newest("ranks")] == [(0, 5), (1, 4)]
 
 
 def test_only_the_part_between_the_marks_changes() -> None:
