@@ -1,6 +1,6 @@
 """How close a concept comes to its teacher on held-out photographs: LPIPS (VGG) and KID (EfficientNet-Lite0).
 
-Baselines in the same run: the untouched input and, where one was trained, a full fine-tune of all weights with the same budget.
+Baselines in the same run: the untouched input and, where one was trained, a full fine-tune of all weights.
 """
 
 import sys
@@ -51,6 +51,10 @@ def score(lpips: LPIPS, features: Features, teacher: Tensor, sets: Mapping[str, 
     return row
 
 
+def steps_of(info: Mapping[str, object]) -> int:
+    return int(dict(info["settings"])["steps"])
+
+
 def run(models: Path, full: Path | None, corpus: Path | None) -> None:
     """Score every concept in `models/concepts`; `full` holds <concept>_full.safetensors of full fine-tunes."""
     packages, corpus = fetch(photographs=False), corpus or cache_dir() / "corpus"
@@ -66,15 +70,17 @@ def run(models: Path, full: Path | None, corpus: Path | None) -> None:
         photographs = to_grey(photographs) if pairs.grey_input[0] else photographs
         e2gan = E2GAN(base).with_concept(concept, 1.0)
         sets = {"input": to_uint8(photographs), "student": edited(network, e2gan, photographs)}
+        steps = {"steps": steps_of(concept.info)}
         rival = full / f"{concept.name}_full.safetensors" if full else None
         if rival and rival.exists():
             tuned = load_base(rival)
             sets["full"] = edited(Network(tuned, dtype), E2GAN(tuned), photographs)
+            steps["full_steps"] = steps_of(tuned.info)
         row = score(lpips, features, pairs.edits[0], sets)
         record(
             "e2gan_scores",
             "cpu",
-            {"concept": concept.name, "sha256": file_sha256(path), "pictures": len(photographs), "side_px": 256, **row},
+            {"concept": concept.name, "sha256": file_sha256(path), "pictures": len(photographs), "side_px": 256, **steps, **row},
         )
         sys.stdout.write(f"{concept.name:20s} {row}\n")
         sys.stdout.flush()

@@ -14,7 +14,8 @@ def newest(benchmark: str, key: str) -> dict[str, dict]:
     return {row[key]: row for row in rows if row["benchmark"] == benchmark}
 
 
-def run() -> None:
+def tables() -> list[str]:
+    """The lines of both tables."""
     lines = [
         "| picture | E²GAN | pix2pix ResNet-9, fp32 | onnxruntime style net, fp32 | times ResNet-9 |",
         "|---|---|---|---|---|",
@@ -24,12 +25,17 @@ def run() -> None:
         lines.append(f"| {side} x {side} | {cells} | {row['times_resnet9']} |")
     lines += [
         "",
-        "| concept | LPIPS student / input | ratio | KID student / input | ratio | LPIPS, KID of a full fine-tune |",
-        "|" + "---|" * 6,
+        "| concept | LPIPS student / input | ratio | KID student / input | ratio | LPIPS, KID of a full fine-tune | teacher, frame moved |",
+        "|" + "---|" * 7,
     ]
     for name, row in sorted(newest_scores(MODELS / "concepts").items()):
         full = f"{row['lpips_full']:.3f}, {row['kid_full']:.4f}" if "lpips_full" in row else "not trained"
         lpips = f"{row['lpips_student']:.3f} ± {row['lpips_student_se']:.3f} / {row['lpips_input']:.3f}"
         kid = f"{row['kid_student']:.4f} / {row['kid_input']:.4f}"
-        lines.append(f"| {name} | {lpips} | {row['lpips_ratio']:.2f} | {kid} | {row['kid_ratio']:.2f} | {full} |")
-    sys.stdout.write("\n".join(lines) + "\n")
+        itself = f"{row['teacher']['ratio']:.2f}" if row["teacher"] else ""
+        lines.append(f"| {name} | {lpips} | {row['lpips_ratio']:.2f} | {kid} | {row['kid_ratio']:.2f} | {full} | {itself} |")
+    return lines
+
+
+def run() -> None:
+    sys.stdout.write("\n".join(tables()) + "\n")
