@@ -61,8 +61,8 @@ def conditions(rows: Sequence[Row]) -> str:
     )
 
 
-def bars(name: str, title: str, found: dict[tuple, dict[str, list[float]]]) -> None:
-    """LPIPS and KID of each setting, seeds as dots, their spread as a line."""
+def bars(name: str, title: str, found: dict[tuple, dict[str, list[float]]], shown: Sequence[str]) -> None:
+    """Two values of each setting, seeds as dots."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -70,15 +70,17 @@ def bars(name: str, title: str, found: dict[tuple, dict[str, list[float]]]) -> N
 
     labels = [" ".join(map(str, setting)) for setting in found]
     figure, axes = plt.subplots(1, 2, figsize=(8, 0.9 + 0.36 * len(labels)), sharey=True, layout="constrained")
-    for axis, value, colour in zip(axes, ("lpips", "kid"), (BLUE, ORANGE), strict=True):
+    for axis, value, colour in zip(axes, shown, (BLUE, ORANGE), strict=True):
         for place, values in enumerate(found.values()):
             numbers = values[value]
             axis.barh(place, mean(numbers), color=colour, alpha=0.35, height=0.6)
             axis.plot(numbers, [place] * len(numbers), "o", color=colour, markersize=5)
         low = min(min(values[value]) for values in found.values())
         high = max(max(values[value]) for values in found.values())
-        axis.set_xlim(max(0.0, low - 0.6 * (high - low)), high + 0.1 * (high - low))
-        axis.set_xlabel(f"held-out {value.upper()} (less is better; the axis does not start at 0)", fontsize=8)
+        start = max(0.0, low - 0.6 * (high - low))
+        axis.set_xlim(start, high + 0.1 * (high - low))
+        cut = "; the axis does not start at 0" if start else ""
+        axis.set_xlabel(f"{LABELS[value]} (less is better{cut})", fontsize=8)
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(labels)), labels)
     axes[0].invert_yaxis()
@@ -116,6 +118,7 @@ def lines(name: str, title: str, found: dict[tuple, dict[str, list[float]]]) -> 
 
 
 SCORES = {"lpips": 4, "kid": 4}
+LABELS = {"lpips": "held-out LPIPS", "kid": "held-out KID", "seconds": "seconds of training"}
 STUDIES = {  # study -> keys of a setting, their heads, digits of the values, title
     "bases": (("base",), ("base trained on",), SCORES, "What a base is trained on"),
     "ranks": (("scheme",), ("ranks",), {"numbers": 0, **SCORES}, "Ranks of a concept"),
@@ -143,7 +146,10 @@ def main() -> None:
             page = replaced(page, study, "Not yet run.")
             continue
         found = gathered(rows, keys, tuple(digits))
-        (lines if study == "data" else bars)(study, title, found)
+        if study == "data":
+            lines(study, title, found)
+        else:
+            bars(study, title, found, ("seconds", "lpips") if study == "cost" else ("lpips", "kid"))
         text = f"{conditions(rows)}\n\n{table(found, heads, digits)}\n\n![{title}](studies/{study}.png)"
         page = replaced(page, study, text)
     Path(PAGE).write_text(page, encoding="utf-8")
