@@ -24,7 +24,7 @@ def newest(study: str) -> list[Row]:
     rows = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
     rows = [row for row in rows if row["benchmark"] == f"study_{study}"]
     same = [row for row in rows if all(row.get(key) == rows[-1].get(key) for key in ("scale", "targets", "base"))]
-    return list({row["seed"]: row for row in same}.values())
+    return sorted({row["seed"]: row for row in same}.values(), key=lambda row: row["seed"])
 
 
 def gathered(rows: Iterable[Row], keys: Sequence[str], values: Sequence[str]) -> dict[tuple, dict[str, list[float]]]:
@@ -79,7 +79,7 @@ def bars(name: str, title: str, found: dict[tuple, dict[str, list[float]]], show
         high = max(max(values[value]) for values in found.values())
         start = max(0.0, low - 0.6 * (high - low))
         axis.set_xlim(start, high + 0.1 * (high - low))
-        cut = "; the axis does not start at 0" if start else ""
+        cut = "; not from 0" if start else ""
         axis.set_xlabel(f"{LABELS[value]} (less is better{cut})", fontsize=8)
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(labels)), labels)
