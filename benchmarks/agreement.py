@@ -56,9 +56,8 @@ def run(models: Path, corpus: Path | None) -> None:
         teacher = POOL[path.stem].teacher
         if teacher.run is None:
             continue
-        with safe_open(
-            corpus / ("photographs_512.safetensors" if teacher.side == 512 else "photographs.safetensors"), "pt"
-        ) as file:
+        name = "photographs_512" if teacher.side == 512 else "photographs"
+        with safe_open(corpus / f"{name}.safetensors", "pt") as file:
             photographs = file.get_tensor("held_out")[:PICTURES].numpy()
         row = agreement(teacher, packages, photographs, lpips)
         record("teacher_agreement", "cpu", {"concept": path.stem, "pictures": len(photographs), "moved_px": MOVED, **row})
