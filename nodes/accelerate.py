@@ -108,7 +108,7 @@ def _model(model: comfy.model_patcher.ModelPatcher, chosen: Precision) -> tuple[
         calls = OnTwin(twin_of(network, chosen.dtype), "The model", counts["model calls"], Wiring(counts=counts["fused layers"]))
         size = sum(parameter.numel() for parameter in network.parameters()) * chosen.dtype.itemsize / 2**30
         lines.append(
-            f"Model: {chosen.reason}, channels last, on a copy of {size:.1f} GB made at the first step; "
+            f"Model: {chosen.reason}, channels last, on a copy of {size:.1f} GiB made at the first step; "
             "it follows LoRAs and goes when ComfyUI unloads the model."
         )
     if parts:
@@ -135,7 +135,7 @@ def _no_twin(model: comfy.model_patcher.ModelPatcher, chosen: Precision) -> str 
     needed = sum(parameter.numel() for parameter in network.parameters()) * chosen.dtype.itemsize
     free = comfy.model_management.get_free_memory(torch.device("cpu"))
     if free < 1.25 * needed:
-        return f"a copy needs {needed / 2**30:.1f} GB and {free / 2**30:.1f} GB are free"
+        return f"a copy needs {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free"
     return None
 
 

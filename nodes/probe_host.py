@@ -105,7 +105,8 @@ def settings(prompt: Mapping[str, Any], number: str, *left_out: str) -> str:
 
 def title(prompt: Mapping[str, Any], number: str) -> str:
     """What a reader knows a node by."""
-    return f"{prompt.get(number, {}).get('class_type', 'unknown')} #{number}"
+    kind = prompt.get(number, {}).get("class_type", "unknown")
+    return f"{kind.removeprefix('Hotpath_')} #{number}"
 
 
 class Events(ProgressHandler):

@@ -1,12 +1,12 @@
 """hotpath for newcomers: one command to see it work, test it, serve it or time it.
 
-    python tools/dev.py demo     run the example graphs on the bundled photographs; pictures land in ./hotpath-demo
+    python tools/dev.py demo     run two example graphs on the bundled photographs; pictures land in ./hotpath-demo
     python tools/dev.py test     run the tests, on a real ComfyUI server too; further arguments go to pytest
     python tools/dev.py serve    start ComfyUI with this pack in it and open the browser
     python tools/dev.py bench    run the benchmarks; further arguments go to benchmarks/bench.py
 
 Needs Python 3.10 or newer and nothing else. The first time, an environment and a pinned ComfyUI are built in your cache
-folder (about 5 GB, some minutes); after that they are reused.
+folder (about 6 GB, some minutes); after that they are reused.
 
 COMFYUI_PATH     use this ComfyUI, with its own Python, in place of the pinned one; nothing is installed into it
 HOTPATH_PYTHON   the Python that runs that ComfyUI, where it is not in a venv beside it
@@ -82,7 +82,9 @@ def serve(options: argparse.Namespace, rest: list[str]) -> int:
 
 def run_python(python: Path, arguments: list[str], variables: dict[str, str]) -> int:
     """Runs a Python program in the clone with `variables` set; its exit code."""
-    variables = {**os.environ, "HOTPATH_ROOT": str(ROOT), **variables}
+    from hotpath.tools.environment import cache_folder
+
+    variables = {**os.environ, "HOTPATH_CACHE": str(cache_folder()), "HOTPATH_ROOT": str(ROOT), **variables}
     process = subprocess.Popen([str(python), *arguments], cwd=ROOT, env=variables)
     try:
         return process.wait()

