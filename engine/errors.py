@@ -25,5 +25,9 @@ class InvalidInput(HotpathError):
     """An argument or picture is outside what the operation takes."""
 
 
+class NotFinite(HotpathError):
+    """A network gave NaN or infinity, mostly because its numbers pass what a 16-bit format holds."""
+
+
 class DownloadFailed(HotpathError):
     """A download did not bring its file; what came and can be resumed is kept beside where the file belongs."""

@@ -12,7 +12,7 @@ from ..training.pairs import PairSet
 from ..training.selection import features, nearest_to_centres
 from . import concept_host as host
 from . import wires
-from .host import log
+from .host import Progress, counted, log
 
 CATEGORY = "hotpath/training"
 
@@ -76,7 +76,7 @@ class E2GANPairs(io.ComfyNode):
         place = host.pairs_folder(folder[0]) if folder[0].strip() else None
         start, told, refused = more[0] if more else PairSet(), prompt[0] or (more[0].prompt if more else ""), ()
         if place is not None and (place / "pairs.json").is_file():
-            stored = stored_pairs(place, side[0])
+            stored = stored_pairs(place, side[0], counted())
             start = start.plus(((pair.name, pair.before, pair.after) for pair in stored.pairs), side[0])
             told, refused = told or stored.prompt, stored.refused
         named = ((f"pair_{index:04d}", *two) for index, two in enumerate(zip(befores, afters, strict=True), len(start) + 1))
@@ -115,20 +115,27 @@ class LoadE2GANPairs(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, folder: str) -> bool | str:
-        known = ", ".join(host.pair_folders()) or "none at all"
-        return folder in host.pair_folders() or f"Expected a folder of pairs, got '{folder}'; there are: {known}."
+    def validate_inputs(cls, folder: str | None) -> bool | str:
+        """A folder's name that comes over a link is None here, and known only when the node runs."""
+        return folder is None or folder in host.pair_folders() or _unknown(folder)
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str, **_: object) -> str:
+    def fingerprint_inputs(cls, folder: str | None, **_: object) -> str:
         place = host.pair_folders().get(folder)
         return "missing" if place is None else host.folder_state(place)
 
     @classmethod
     def execute(cls, folder: str, prompt: str, side: int) -> io.NodeOutput:
-        pairs = load_folder(host.pair_folders()[folder], side)
+        place = host.pair_folders().get(folder)
+        if place is None:
+            raise InvalidInput(_unknown(folder))
+        pairs = load_folder(place, side, counted())
         pairs = PairSet(pairs.pairs, prompt or pairs.prompt, pairs.refused)
         return io.NodeOutput(pairs, ui=host.tell(cls, _report(pairs, f"{len(pairs)} pairs.")))
+
+
+def _unknown(folder: str) -> str:
+    return f"Expected a folder of pairs, got '{folder}'; there are: {', '.join(host.pair_folders()) or 'none at all'}."
 
 
 class SelectE2GANPairs(io.ComfyNode):
@@ -158,7 +165,8 @@ class SelectE2GANPairs(io.ComfyNode):
     @classmethod
     def execute(cls, pairs: PairSet, count: int, seed: int) -> io.NodeOutput:
         lpips = perceptual.load(host.PERCEPTUAL)
-        kept = pairs.chosen(nearest_to_centres(features(lpips, pairs.before), min(count, len(pairs)), seed))
+        found = features(lpips, pairs.before, on_chunk=Progress(len(pairs)))
+        kept = pairs.chosen(nearest_to_centres(found, min(count, len(pairs)), seed))
         return io.NodeOutput(kept, _sheet(kept), ui=host.tell(cls, f"{len(kept)} of {len(pairs)} pairs kept."))
 
 

@@ -8,7 +8,7 @@ from ..engine.e2gan.concept import STRENGTH_RANGE
 from ..engine.e2gan.network import E2GAN, check_pictures
 from ..engine.e2gan.sheet import fitting_concepts, labelled_grid
 from ..engine.errors import InvalidInput
-from ..engine.pictures import composite, out_of_range, scaled_to
+from ..engine.pictures import check_mask, composite, out_of_range, scaled_to
 from ..engine.precision import CHOICES
 from . import host, wires
 
@@ -46,11 +46,11 @@ class LoadE2GAN(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, base: str) -> bool | str:
-        return base in host.file_names(host.BASES) or host.missing(host.BASES, base)
+    def validate_inputs(cls, base: str | None) -> bool | str:
+        return host.check_choice(host.BASES, base)
 
     @classmethod
-    def fingerprint_inputs(cls, base: str) -> str:
+    def fingerprint_inputs(cls, base: str | None) -> str:
         return host.file_state(host.BASES, base)
 
     @classmethod
@@ -77,11 +77,11 @@ class E2GANConcept(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, concept: str) -> bool | str:
-        return concept in host.file_names(host.CONCEPTS) or host.missing(host.CONCEPTS, concept)
+    def validate_inputs(cls, concept: str | None) -> bool | str:
+        return host.check_choice(host.CONCEPTS, concept)
 
     @classmethod
-    def fingerprint_inputs(cls, concept: str, **_: object) -> str:
+    def fingerprint_inputs(cls, concept: str | None, **_: object) -> str:
         return host.file_state(host.CONCEPTS, concept)
 
     @classmethod
@@ -119,7 +119,7 @@ class ApplyE2GAN(io.ComfyNode):
     ) -> io.NodeOutput:
         if sentence := out_of_range(image):
             host.log.warning(sentence)
-        pictures = host.to_engine(image)
+        pictures, mask = host.to_engine(image), None if mask is None else check_mask(mask, len(image))
         edited = host.to_image(host.run(e2gan.base, pictures, [e2gan.blend], precision, host.Progress(len(image))))
         return io.NodeOutput(composite(image, edited, mix, mask))
 

@@ -10,13 +10,14 @@ import comfy.model_patcher
 import comfy.utils
 import folder_paths
 import torch
+from comfy.patcher_extension import CallbacksMP
 from PIL import Image
 from torch import Tensor
 
 from ..engine.e2gan.checkpoint import Base
 from ..engine.e2gan.concept import Blend
 from ..engine.e2gan.network import TILE, Network, apply
-from ..engine.errors import WeightsMissing
+from ..engine.errors import NotFinite, WeightsMissing
 from ..engine.precision import choose
 
 log = logging.getLogger("hotpath")
@@ -57,9 +58,14 @@ def missing(kind: str, name: str) -> str:
     return f"Expected '{name}' in {place}, but the files there are: {known}; put the file into that folder or choose another."
 
 
-def file_state(kind: str, name: str) -> str:
+def check_choice(kind: str, name: str | None) -> bool | str:
+    """True, or a sentence, for ComfyUI's validation; a name that comes over a link is None there, and known only when the node runs."""
+    return name is None or name in file_names(kind) or missing(kind, name)
+
+
+def file_state(kind: str, name: str | None) -> str:
     """Changes when the file does; tells ComfyUI's cache to read it again."""
-    path = folder_paths.get_full_path(kind, name)
+    path = folder_paths.get_full_path(kind, name) if name is not None else None
     if path is None:
         return "missing"
     stat = Path(path).stat()
@@ -82,13 +88,25 @@ class Progress:
     def __init__(self, total: int) -> None:
         self.total, self.bar = total, comfy.utils.ProgressBar(total)
 
-    def __call__(self, done: int, latest: Tensor) -> None:
+    def __call__(self, done: int, latest: Tensor | None = None) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         preview = None
-        if self.total > 1:
+        if self.total > 1 and latest is not None:
             pixels = (to_image(latest.unsqueeze(0))[0] * 255).round().byte().cpu().numpy()
             preview = ("JPEG", Image.fromarray(pixels), 512)
         self.bar.update_absolute(done, self.total, preview)
+
+
+def counted() -> Callable[[int, int], None]:
+    """Progress of work whose length is known only once it has begun; to be called with what is done and what there is."""
+    bars: list[Progress] = []
+
+    def show(done: int, total: int) -> None:
+        if not bars:
+            bars.append(Progress(total))
+        bars[0](done)
+
+    return show
 
 
 @lru_cache(maxsize=2)
@@ -98,21 +116,35 @@ def _hosted(base: Base, dtype: torch.dtype) -> tuple[Network, object]:
     # Looked up now, not at import: newer versions put another class here after start-up.
     patcher_class = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
     device = comfy.model_management.get_torch_device()
-    return network, patcher_class(network.module, device, comfy.model_management.unet_offload_device())
+    patcher = patcher_class(network.module, device, comfy.model_management.unet_offload_device())
+    patcher.add_callback(CallbacksMP.ON_DETACH, lambda *_: network.forget())
+    return network, patcher
 
 
 def run(
     base: Base, pictures: Tensor, blends: Sequence[Blend], precision: str, on_progress: Callable[[int, Tensor], None]
 ) -> Tensor:
-    """`engine.e2gan.network.apply` on ComfyUI's device, with its memory management; tiles shrink when memory is short."""
-    device = comfy.model_management.get_torch_device()
-    chosen = choose(device, precision)
+    """`engine.e2gan.network.apply` on ComfyUI's device; where 16 bits that were not asked for do not hold the numbers, float32 does."""
+    chosen = choose(comfy.model_management.get_torch_device(), precision)
     log.debug("E2GAN runs in %s.", chosen.reason)
-    network, patcher = _hosted(base, chosen.dtype)
+    try:
+        return _run(base, chosen.dtype, pictures, blends, on_progress)
+    except NotFinite:
+        if precision != "auto" or chosen.dtype is torch.float32:
+            raise
+        log.warning("This blend of concepts passes what %s holds: E2GAN runs it in float32.", chosen.dtype)
+        return _run(base, torch.float32, pictures, blends, on_progress)
+
+
+def _run(
+    base: Base, dtype: torch.dtype, pictures: Tensor, blends: Sequence[Blend], on_progress: Callable[[int, Tensor], None]
+) -> Tensor:
+    """With ComfyUI's memory management; tiles shrink when memory is short."""
+    network, patcher = _hosted(base, dtype)
     pixels = min(TILE * TILE, pictures.shape[0] * pictures.shape[2] * pictures.shape[3])
-    needed = pixels * NUMBERS_PER_PIXEL * chosen.dtype.itemsize
+    needed = pixels * NUMBERS_PER_PIXEL * dtype.itemsize
     comfy.model_management.load_models_gpu([patcher], memory_required=needed, force_full_load=True)
-    network.module.to(device)
+    network.module.to(comfy.model_management.get_torch_device())
     tile = TILE
     while True:
         try:

@@ -127,9 +127,10 @@ class CompareReports(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, first_file: str) -> bool | str:
+    def validate_inputs(cls, first_file: str | None) -> bool | str:
+        """A name that comes over a link is None here, and known only when the node runs."""
         return (
-            first_file == ON_THE_WIRE
+            first_file in (None, ON_THE_WIRE)
             or first_file in host.report_files()
             or f"Expected a report in {host.reports_folder()}, got '{first_file}': choose another."
         )

@@ -208,12 +208,13 @@ class LoadStudent(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, file: str) -> bool | str:
-        return file == NO_FILE or file in files.file_names() or files.missing(file)
+    def validate_inputs(cls, file: str | None) -> bool | str:
+        """A name that comes over a link is None here, and known only when the node runs."""
+        return file in (None, NO_FILE) or file in files.file_names() or files.missing(file)
 
     @classmethod
-    def fingerprint_inputs(cls, file: str, **_: object) -> str:
-        return file if file == NO_FILE else files.file_state(file)
+    def fingerprint_inputs(cls, file: str | None, **_: object) -> str | None:
+        return file if file in (None, NO_FILE) else files.file_state(file)
 
     @classmethod
     def execute(cls, model: ModelPatcher, file: str, student: str, strength: float, prediction: str) -> io.NodeOutput:

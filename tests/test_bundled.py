@@ -132,6 +132,12 @@ def test_nearly_all_units_of_the_bundled_base_are_alive() -> None:
     assert min(shares.values()) > 0.8, shares
 
 
+@pytest.fixture(scope="module")
+def networks() -> dict[torch.dtype, Network]:
+    base = load_base(ROOT / "models" / "e2gan_base.safetensors")
+    return {dtype: Network(base, dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)}
+
+
 def test_edges_are_kept(looks: dict[str, torch.Tensor]) -> None:
     """A look is an edit of the photograph, not a picture of its own: their gradients agree in place."""
 
@@ -144,11 +150,21 @@ def test_edges_are_kept(looks: dict[str, torch.Tensor]) -> None:
         assert agreement > 0.25, name
 
 
-def test_bfloat16_is_close_to_float32(looks: dict[str, torch.Tensor]) -> None:
-    base = load_base(ROOT / "models" / "e2gan_base.safetensors")
-    blend = E2GAN(base).with_concept(load_concept(CONCEPTS[0]), 1.0).blend
-    half = Network(base, torch.bfloat16)(photograph(), blend)
-    assert (half - looks[CONCEPTS[0].stem]).abs().mean() < 0.03
+@pytest.mark.parametrize("path", CONCEPTS, ids=lambda path: path.stem)
+def test_16_bits_are_close_to_float32(networks: dict[torch.dtype, Network], path: Path) -> None:
+    """float16 ends at 65504, and these weights bring sums to a hundred times that."""
+    for strength in (1.0, 2.0):
+        blend = E2GAN(networks[torch.float32].base).with_concept(load_concept(path), strength).blend
+        whole = networks[torch.float32](photograph(), blend)
+        for dtype, most in ((torch.bfloat16, 0.03), (torch.float16, 0.003)):
+            assert (networks[dtype](photograph(), blend) - whole).abs().mean() < most, (dtype, strength)
+
+
+def test_all_looks_at_once_at_full_strength_stay_within_float16(networks: dict[torch.dtype, Network]) -> None:
+    styled = E2GAN(networks[torch.float16].base)
+    for path in CONCEPTS:
+        styled = styled.with_concept(load_concept(path), 2.0)
+    assert torch.isfinite(networks[torch.float16](photograph(), styled.blend)).all()
 
 
 def test_cards_are_where_the_files_are() -> None:

@@ -6,7 +6,7 @@ the list. A folder with `before/` and `after/` and equal file names in both is r
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,7 @@ def _read(path: Path) -> Tensor:
             if upright.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
                 upright = Image.fromarray((np.asarray(upright).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8))
             return torch.from_numpy(np.array(upright.convert("RGB")))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # the second is Pillow's for a damaged PNG
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow has three for damaged files
         raise InvalidInput(f"Expected a picture, but {path.name} cannot be read ({error}): replace it or take it out.") from error
 
 
@@ -86,9 +86,9 @@ def is_pair_folder(folder: Path) -> bool:
     return (folder / "pairs.json").is_file() or ((folder / "before").is_dir() and (folder / "after").is_dir())
 
 
-def load_folder(folder: Path, side: int) -> PairSet:
+def load_folder(folder: Path, side: int, on_pair: Callable[[int, int], None] = lambda done, total: None) -> PairSet:
     """The pairs of a folder as squares of `side` px, at least one."""
-    pairs = stored_pairs(folder, side)
+    pairs = stored_pairs(folder, side, on_pair)
     if not len(pairs):
         sentence = (
             f"Expected pairs in {folder.name} (before/ and after/ with equal file names, or pairs.json), found none that can be used: "
@@ -98,13 +98,22 @@ def load_folder(folder: Path, side: int) -> PairSet:
     return pairs
 
 
-def stored_pairs(folder: Path, side: int) -> PairSet:
-    """The pairs of a folder as squares of `side` px, perhaps none; pictures that are gone or alone are among the refused."""
+def stored_pairs(folder: Path, side: int, on_pair: Callable[[int, int], None] = lambda done, total: None) -> PairSet:
+    """The pairs of a folder as squares of `side` px, perhaps none; pictures that are gone or alone are among the refused.
+
+    `on_pair` is called with the pairs read and those there are before each is read; raising from it stops the reading.
+    """
     found = list(_stored(folder))
     gone = [f"{name}: {missing} is missing in {folder.name}." for name, *two in found if (missing := _missing(*two))]
     prompt = _listing(folder)["prompt"] if (folder / "pairs.json").is_file() else ""
-    whole = ((name, _read(before), _read(after)) for name, before, after in found if not _missing(before, after))
-    pairs = PairSet(prompt=prompt).plus(whole, side)
+
+    def whole() -> Iterator[tuple[str, Tensor, Tensor]]:
+        for index, (name, before, after) in enumerate(found):
+            on_pair(index, len(found))
+            if not _missing(before, after):
+                yield name, _read(before), _read(after)
+
+    pairs = PairSet(prompt=prompt).plus(whole(), side)
     return replace(pairs, refused=(*_alone(folder), *gone, *pairs.refused))
 
 

@@ -5,6 +5,7 @@ pooled to mean and standard deviation of each channel, because those weights are
 """
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -19,14 +20,20 @@ CHUNK = 8
 
 
 @torch.no_grad()
-def features(lpips: LPIPS, pictures: Tensor, side: int = 128) -> Tensor:
-    """uint8 pictures [N, H, W, 3] to feature vectors [N, D] of unit length, float32."""
+def features(
+    lpips: LPIPS, pictures: Tensor, side: int = 128, on_chunk: Callable[[int, Tensor], None] = lambda done, latest: None
+) -> Tensor:
+    """uint8 pictures [N, H, W, 3] to feature vectors [N, D] of unit length, float32.
+
+    `on_chunk` gets the number of pictures done and the latest [3, side, side] in -1..1; raising from it stops the work.
+    """
     device = lpips.shift.device
     rows = []
     for chunk in pictures.split(CHUNK):
         small = F.interpolate(to_signed(chunk.to(device)), (side, side), mode="area")
         last = lpips.features(small)[-1].float().flatten(2)
         rows.append(F.normalize(torch.cat([last.mean(2), last.std(2)], 1)).cpu())
+        on_chunk(sum(map(len, rows)), small[-1])
     return torch.cat(rows)
 
 

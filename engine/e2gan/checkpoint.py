@@ -62,11 +62,15 @@ def _read(path: Path, expected: str) -> tuple[dict[str, object], dict[str, Tenso
     try:
         facts = json.loads(header["hotpath"])
         version = int(facts["version"])
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise WeightsInvalid(f"The metadata of {path.name} is damaged ({error!r}): download or copy the file again.") from error
     if version != VERSION:
         raise WeightsInvalid(f"{path.name} has format version {version}, this hotpath reads version {VERSION}: update hotpath.")
     for name, tensor in tensors.items():
+        if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+            raise WeightsInvalid(
+                f"Expected {path.name} to hold float32, float16 or bfloat16, got {tensor.dtype} in {name}: save it so."
+            )
         if not torch.isfinite(tensor).all():
             raise WeightsInvalid(f"{path.name} holds values that are not finite (in {name}): download or train it again.")
     return facts, tensors

@@ -225,7 +225,10 @@ class Generator(Block):
         quarter = self.down1(half)
         x = self.down2(quarter, m[0])
         x = self.res2(self.res1(x, m[1], m[2]), m[3], m[4])
-        x = self.us(self.transformer(self.ds(x, m[5]), text.keys, text.values), m[6])
+        tokens = self.transformer(self.ds(x, m[5]), text.keys, text.values)
+        if tokens.dtype is torch.float16:  # `us` makes them 650 times as large, past 65504, and its norm takes any scale out
+            tokens = tokens / (tokens.abs().amax((1, 2, 3), keepdim=True) / 32).clamp(min=1)
+        x = self.us(tokens, m[6])
         x = self.up1(self.res3(x, m[7], m[8]), m[9], quarter, quarter_gain)
         x = self.up2(x, m[10], half, half_gain)
         return torch.tanh(F.pixel_shuffle(self.convolved(self.head, x), 2))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from ..errors import InvalidInput
+from ..errors import InvalidInput, NotFinite
 from .checkpoint import Base
 from .concept import Blend, Concept, blended_context, check_strength, merged_weights
 from .model import Generator, Text
@@ -162,7 +162,12 @@ def apply(
         members = [index for index in range(count) if blends[index % len(blends)] == blend]
         for start in range(0, len(members), size):
             chunk = members[start : start + size]
-            output[chunk] = network(image[chunk], blend, tile=tile)
+            edited = network(image[chunk], blend, tile=tile)
+            if not torch.isfinite(edited).all():
+                raise NotFinite(
+                    f"Expected a finite picture, got NaN or infinity from {network.dtype}: choose float32 as precision, or lower strengths."
+                )
+            output[chunk] = edited
             done += len(chunk)
             on_progress(done, output[chunk[-1]])
     return output

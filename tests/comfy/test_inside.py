@@ -38,6 +38,7 @@ for label, image in {
     case("sheet " + label, lambda: sheet(image))
 for count in (1, 2, 3):
     case(f"{count} masks", lambda: edit(picture, mask=torch.ones(count, 7, 5)))
+case("a mask of NaN", lambda: edit(picture, mask=torch.full((1, 7, 5), float("nan"))))
 case("one mask without a batch", lambda: edit(picture, mask=torch.ones(7, 5)))
 case("strength", lambda: styled(float("nan")))
 case("gone", lambda: call("E2GANConcept", e2gan=load(), concept="gone.safetensors", strength=1.0))
@@ -96,6 +97,56 @@ def short_of_memory(enough):
         host.apply = run
 case("some memory", lambda: short_of_memory(400))
 case("no memory", lambda: short_of_memory(0))
+
+def beyond_16_bits(precision):
+    # A blend that float16 does not hold, on a machine that would take float16.
+    seen, run, choose = [], host.apply, host.choose
+    def apply(network, *arguments, **rest):
+        seen.append(str(network.dtype))
+        if network.dtype is torch.float16:
+            raise PACK.part("engine.errors").NotFinite("Expected a finite picture, got NaN")
+        return run(network, *arguments, **rest)
+    host.apply = apply
+    host.choose = lambda device, wanted: choose(device, "float16" if wanted == "auto" else wanted)
+    try:
+        shape = call("ApplyE2GAN", e2gan=styled(), image=picture, mix=1.0, precision=precision).shape
+        return [list(shape), *seen]
+    finally:
+        host.apply, host.choose = run, choose
+case("beyond float16", lambda: beyond_16_bits("auto"))
+case("beyond float16 as asked for", lambda: beyond_16_bits("float16"))
+
+def unloaded():
+    edit(picture)
+    network, patcher = host._hosted(load().base, torch.float32)
+    before = len(network._derived)
+    mm.unload_all_models()
+    return [before > 0, len(network._derived)]
+case("unloaded", unloaded)
+
+def linked():
+    # What ComfyUI's validation gives in place of a value that comes over a link.
+    names = dict(LoadE2GAN="base", E2GANConcept="concept", LoadE2GANPairs="folder", LoadStudent="file", CompareReports="first_file")
+    for node, name in names.items():
+        call(node, "fingerprint_inputs", **{name: None})
+    asked = lambda node, value: call(node, "validate_inputs", **{names[node]: value}) is True
+    return {node: [asked(node, None), asked(node, "gone")] for node in names}
+case("linked", linked)
+case("a folder over a link that is not there", lambda: call("LoadE2GANPairs", folder="gone", prompt="", side=64))
+
+def stopped_while_choosing():
+    made = PACK.part("training.pairs").PairSet()
+    made = made.plus(((str(i), one, 1 - one) for i, one in enumerate(torch.rand(20, 64, 64, 3))), 64)
+    mm.interrupt_current_processing(True)
+    call("SelectE2GANPairs", pairs=made, count=4, seed=0)
+case("cancel while choosing", stopped_while_choosing)
+mm.interrupt_current_processing(False)
+
+def stopped_while_loading():
+    mm.interrupt_current_processing(True)
+    call("LoadE2GANPairs", folder="hotpath/icon_3d", prompt="", side=64)
+case("cancel while loading", stopped_while_loading)
+mm.interrupt_current_processing(False)
 
 def states():
     import os
@@ -162,9 +213,8 @@ def test_pictures_that_cannot_be_used(results: dict[str, list], node: str, label
 def test_masks(results: dict[str, list]) -> None:
     for label in ("1 masks", "2 masks", "one mask without a batch"):
         assert good(results, label) == [2, 20, 30, 3]
-    error, sentence = results["3 masks"]
-    assert error == "InvalidInput"
-    assert "2 pictures, got 3" in sentence
+    assert "2 pictures, got 3" in sentence(results, "3 masks")
+    assert "mask holds values that are not finite" in sentence(results, "a mask of NaN")
 
 
 def test_values_that_cannot_be_used(results: dict[str, list]) -> None:
@@ -205,6 +255,27 @@ def test_tiles_shrink_when_memory_is_short(results: dict[str, list]) -> None:
     shape, tiles = good(results, "no memory")
     assert shape is None, "it gives up in the end"
     assert tiles == [2560, 1280, 640, 320, 256]
+
+
+def test_what_16_bits_do_not_hold_runs_in_32(results: dict[str, list]) -> None:
+    assert good(results, "beyond float16") == [[2, 20, 30, 3], "torch.float16", "torch.float32"]
+    assert "finite picture" in sentence(results, "beyond float16 as asked for", "NotFinite"), "an explicit choice is kept"
+
+
+def test_what_was_derived_goes_when_the_model_is_unloaded(results: dict[str, list]) -> None:
+    assert good(results, "unloaded") == [True, 0]
+
+
+def test_names_may_come_over_links(results: dict[str, list]) -> None:
+    found = good(results, "linked")
+    assert len(found) == 5
+    assert all(answer == [True, False] for answer in found.values()), found
+    assert "got 'gone'; there are: " in sentence(results, "a folder over a link that is not there")
+
+
+def test_reading_and_choosing_pairs_can_be_cancelled(results: dict[str, list]) -> None:
+    for work in ("loading", "choosing"):
+        assert results[f"cancel while {work}"][0] == "InterruptProcessingException"
 
 
 def test_a_changed_file_changes_the_fingerprint(results: dict[str, list]) -> None:

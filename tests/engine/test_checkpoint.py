@@ -92,6 +92,11 @@ def not_finite(value: float) -> Callable[[Path], object]:
     return damage
 
 
+def float8(path: Path) -> None:
+    name, tensor = next(iter(contents(path)[1].items()))
+    rewrite(path, tensors={name: tensor.to(torch.float8_e4m3fn)})
+
+
 DAMAGE = {
     "not safetensors": (lambda path: path.write_bytes(b"PK\x03\x04" + b"x" * 400), "Expected a safetensors file.*again"),
     "empty": (lambda path: path.write_bytes(b""), "Expected a safetensors file.*again"),
@@ -102,6 +107,8 @@ DAMAGE = {
     "newer version": (lambda path: rewrite(path, facts={"version": 2}), "version 2.*reads version 1.*update"),
     "version a word": (lambda path: rewrite(path, facts={"version": "one"}), "metadata.*damaged.*again"),
     "no version": (lambda path: rewrite(path, facts={"version": None}), "metadata.*damaged.*version"),
+    "version without end": (lambda path: rewrite(path, facts={"version": float("inf")}), "metadata.*damaged.*again"),
+    "8-bit floats": (float8, "to hold float32, float16 or bfloat16, got torch.float8_e4m3fn in .*: save it so"),
     "broken JSON": (lambda path: rewrite(path, header={"hotpath": '{"version": 1, '}), "metadata.*damaged.*again"),
     "JSON of a list": (lambda path: rewrite(path, header={"hotpath": "[1]"}), "metadata.*damaged.*again"),
     "no JSON": (lambda path: rewrite(path, header={"hotpath": None}), "metadata.*damaged.*again"),

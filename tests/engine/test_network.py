@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hotpath.engine.e2gan.checkpoint import Base
 from hotpath.engine.e2gan.model import Generator, initialise
 from hotpath.engine.e2gan.network import E2GAN, Network, apply, check_pictures
-from hotpath.engine.errors import InvalidInput
+from hotpath.engine.errors import InvalidInput, NotFinite
 from hotpath.tests.testing import TINY, pictures, random, tiny_base, tiny_concept, tiny_generator
 from torch import Tensor
 
@@ -81,6 +81,14 @@ def test_a_batch_is_its_pictures_one_by_one(network: Network) -> None:
 def test_16_bit_is_close_to_float32(base: Base, network: Network, dtype: torch.dtype) -> None:
     image = pictures(1, 64, 64)
     assert (Network(base, dtype)(image, ()) - network(image, ())).abs().mean() < 0.03
+
+
+def test_what_is_not_finite_is_not_given_out(base: Base) -> None:
+    network = Network(base, torch.float32)
+    with torch.no_grad():
+        network.module.head.weight.fill_(float("nan"))
+    with pytest.raises(NotFinite, match=r"got NaN or infinity from torch\.float32: choose float32"):
+        apply(network, pictures(), [()])
 
 
 # ---- pictures at the door

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from hotpath.engine.errors import InvalidInput
-from hotpath.engine.pictures import composite, out_of_range, scaled_to
+from hotpath.engine.pictures import check_mask, composite, out_of_range, scaled_to
 from hotpath.tests.testing import pictures, random
 from torch import Tensor
 
@@ -67,6 +67,25 @@ def test_a_mask_is_scaled_to_the_picture() -> None:
 def test_another_count_of_masks_is_refused() -> None:
     with pytest.raises(InvalidInput, match=r"1 mask or one for each of the 2 pictures, got 3"):
         composite(image(), image(seed=1), 1.0, torch.ones(3, 6, 8))
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        (torch.ones(3, 6, 8), "1 mask or one for each of the 2 pictures, got 3"),
+        (torch.full((2, 6, 8), float("nan")), "mask holds values that are not finite"),
+        (torch.ones(2, 0, 8), "at least 1 x 1 px"),
+        (torch.ones(8), "at least 1 x 1 px"),
+    ],
+)
+def test_masks_that_cannot_be_used(mask: torch.Tensor, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        check_mask(mask, 2)
+
+
+def test_a_mask_of_one_picture_has_a_batch_of_its_own() -> None:
+    assert check_mask(torch.ones(6, 8), 2).shape == (1, 6, 8)
+    assert check_mask(torch.ones(2, 1, 6, 8), 2).shape == (2, 6, 8)
 
 
 def test_nothing_given_is_changed() -> None:

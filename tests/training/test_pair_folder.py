@@ -1,6 +1,8 @@
 """Folders of pairs: they grow, and whatever is wrong with them is said in a sentence."""
 
 import json
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -104,9 +106,17 @@ def test_a_picture_too_large_to_open_is_named(tmp_path: Path, monkeypatch: pytes
         load_folder(tmp_path, 64)
 
 
-def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def short_header(png: bytes) -> bytes:
+    """The same PNG with a header chunk of 4 bytes in place of 13, for which Pillow raises a ValueError."""
+    chunk = b"IHDR" + png[16:20]
+    return png[:8] + (4).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big") + png[33:]
+
+
+@pytest.mark.parametrize("damage", [lambda png: b"no picture", short_header], ids=["no picture", "short header"])
+def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     save_folder(some(1), tmp_path)
-    (tmp_path / "pair_0_after.png").write_bytes(b"no picture")
+    path = tmp_path / "pair_0_after.png"
+    path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(InvalidInput, match=r"pair_0_after\.png cannot be read"):
         load_folder(tmp_path, 64)
 
