@@ -27,9 +27,10 @@ def run(out: Path, photos: Sequence[Path] = (), port: int | None = None, example
     photos = list(photos) or sorted((examples / "images").glob("*.jpg"))
     check_photos(photos, examples / "images")
     graphs = {name: read_graph(examples / name) for name in (EACH_PHOTO, ONCE)}
+    make_folder(out)
     comfy, python = comfyui.prepare()
-    out.mkdir(parents=True, exist_ok=True)
     rows: list[list[dict[str, str]]] = []
+    written: set[Path] = set()
     failed = 0
     with server.running(comfy, port=port) as client:
         server.require_pack(client)
@@ -39,7 +40,7 @@ def run(out: Path, photos: Sequence[Path] = (), port: int | None = None, example
             title = photo.stem if name == EACH_PHOTO else f"{photo.stem} {Path(name).stem}"
             prompt = with_photo(prompts[name], client.upload(photo))
             result = client.queue(prompt, lambda share, node, title=title: show_progress(title, share, node))
-            pictures = save_pictures(client, result, photo.stem, out)
+            pictures = save_pictures(client, result, photo.stem, out, written)
             report(title, result, prompt, pictures)
             if pictures and not any(rows):
                 print(f"First picture {time.monotonic() - began:.1f} s after the start.", flush=True)
@@ -79,18 +80,26 @@ def with_photo(prompt: dict[str, Any], name: str) -> dict[str, Any]:
     }
 
 
-def save_pictures(client: Client, result: Run, photo: str, out: Path) -> list[Path]:
-    """Downloads a run's pictures as <photo>-<the graph's file name prefix>[-n].png."""
+def make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refusal(f"Expected --out to name a folder to write into, got {out} ({error.strerror}); choose another.") from None
+
+
+def save_pictures(client: Client, result: Run, photo: str, out: Path, written: set[Path]) -> list[Path]:
+    """Downloads a run's pictures as <photo>-<the graph's file name prefix>[-n].png, none over one of those `written` before."""
     paths: list[Path] = []
     for image in result.images:
         file = Path(image["filename"])
         stem = f"{photo}-{re.sub(r'_[0-9]+_$', '', file.stem)}"
         path = out / f"{stem}{file.suffix}"
         count = 2
-        while path in paths:
+        while path in written:
             path, count = out / f"{stem}-{count}{file.suffix}", count + 1
         path.write_bytes(client.image(image))
         paths.append(path)
+        written.add(path)
     return paths
 
 

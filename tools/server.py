@@ -122,9 +122,9 @@ def free_port(wanted: int | None = None) -> int:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", wanted or 0))
-        except OSError as error:
+        except (OSError, OverflowError) as error:
             raise Refusal(
-                f"Expected a free port, got {wanted}, which cannot be used ({error.strerror}); "
+                f"Expected a free port, got {wanted}, which cannot be used ({getattr(error, 'strerror', error)}); "
                 "choose another with --port, or leave it out to take any free one."
             ) from None
         return probe.getsockname()[1]

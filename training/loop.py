@@ -187,7 +187,7 @@ class Trainer:
         with torch.no_grad():
             torch._foreach_lerp_(list(self.ema.values()), list(self.parameters.values()), 1 - decay)
         self.step += 1
-        means = torch.tensor([l1.item(), perceptual.item(), *losses.values()])
+        means = torch.tensor([l1.item(), perceptual.item(), *losses.values()], device=self.device)  # GPUs average only their own
         self.processes.average([means])
         return Step(self.step, dict(zip(("l1", "lpips", *losses), means.tolist(), strict=True)))
 

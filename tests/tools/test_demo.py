@@ -12,6 +12,7 @@ import pytest
 from hotpath.tests.tools.test_graph import INFO, LOAD, save
 from hotpath.tools import comfyui, demo, server
 from hotpath.tools.client import Run
+from hotpath.tools.environment import Refusal
 
 
 @pytest.fixture
@@ -72,3 +73,17 @@ def test_the_demo_fails_if_one_picture_failed(tmp_path: Path, examples: Path, mo
 def test_the_demo_fails_if_a_picture_cannot_be_read(tmp_path: Path, examples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = [good("ink_1_.png"), good("ink_2_.png"), good("sheet_1_.png")]
     assert run_demo(monkeypatch, examples, tmp_path / "out", outcomes, b"not a picture") == 1
+
+
+def test_a_folder_that_cannot_be_is_refused_before_anything_is_built(examples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comfyui, "prepare", lambda: pytest.fail("built already"))
+    with pytest.raises(Refusal, match=r"^Expected --out to name a folder to write into, got .*a\.jpg"):
+        demo.run(examples / "images" / "a.jpg", examples=examples)
+
+
+def test_photographs_of_one_name_do_not_replace_each_other(tmp_path: Path) -> None:
+    written: set[Path] = set()
+    client = SimpleNamespace(image=lambda output: b"picture")
+    paths = [path for _ in range(2) for path in demo.save_pictures(client, good("ink_1_.png"), "cat", tmp_path, written)]
+    assert [path.name for path in paths] == ["cat-ink.png", "cat-ink-2.png"]
+    assert all(path.is_file() for path in paths)

@@ -86,6 +86,12 @@ def test_a_taken_port_is_refused_in_one_sentence() -> None:
     assert server.free_port(port) == port
 
 
+@pytest.mark.parametrize("port", [-1, 65536, 99999])
+def test_a_port_that_cannot_be_is_refused(port: int) -> None:
+    with pytest.raises(Refusal, match=rf"^Expected a free port, got {port}, "):
+        server.free_port(port)
+
+
 def test_a_pack_that_failed_to_load_is_reported(tmp_path: Path) -> None:
     log = "   0.0 seconds (IMPORT FAILED): /base/custom_nodes/hotpath\nError in /base/custom_nodes/hotpath: no torch\n"
     (tmp_path / "log").write_text(log)
