@@ -49,7 +49,8 @@ def main() -> None:
         shares = live_units(student, several, contexts[: len(several)])
         sys.stdout.write("live units: " + "  ".join(f"{layer} {share:.2f}" for layer, share in shares.items()) + "\n")
 
-    info = run(trainer, args, "checkpoint.safetensors", show)
+    terms = {"concepts": [concept.name for concept in concepts]}
+    info = run(trainer, args, "checkpoint.safetensors", terms, show)
     processes.end()
     if processes.rank:
         return

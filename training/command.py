@@ -3,15 +3,17 @@
 import argparse
 import json
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from .loop import Pairs, Settings, Trainer
 from .photographs import DATA
+from .place import read_facts
 from .report import Progress
 from .sources import cache_dir
 from .teachers import PoolConcept
@@ -45,13 +47,52 @@ def load_pairs(corpus: Path, concepts: list[PoolConcept], contexts: torch.Tensor
     return Pairs(photographs, [file[split] for file in files], contexts, [concept.grey_input for concept in concepts])
 
 
+def check_sizes(settings: Settings, side: int) -> None:
+    """End the program with a sentence where these cannot be trained with on pictures of `side` px."""
+    crop, part = settings.crop, settings.loss_crop
+    if not 16 <= crop <= side or crop % 16:
+        raise SystemExit(f"Expected --crop to be a multiple of 16 from 16 to {side} px, got {crop}: choose another.")
+    if not 16 <= part <= crop:
+        raise SystemExit(f"Expected --loss-crop from 16 px to the crop's {crop}, got {part}: choose another.")
+    if min(settings.batch, settings.steps, settings.lr) <= 0:
+        raise SystemExit(
+            f"Expected --batch, --steps and --lr above 0, got {settings.batch}, {settings.steps} and {settings.lr}: choose others."
+        )
+
+
+def check_same_run(checkpoint: Path, terms: Mapping[str, object]) -> None:
+    """End the program with a sentence if a checkpoint is of a run in other terms; a run may be made longer, so steps are none of them."""
+    try:
+        before = read_facts(checkpoint)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise SystemExit(
+            f"Expected a checkpoint of this program in {checkpoint}, but it is damaged ({error!r}): take it away."
+        ) from error
+    if changed := [key for key in terms if terms[key] != before.get(key)]:
+        key = changed[0]
+        raise SystemExit(
+            f"The checkpoint in {checkpoint} is of another run ({key}: {before.get(key)} there, {terms[key]} here): "
+            "choose another --out, or leave --resume out to begin anew."
+        )
+
+
 def run(
-    trainer: Trainer, args: argparse.Namespace, name: str, on_checkpoint: Callable[[], None] = lambda: None
+    trainer: Trainer,
+    args: argparse.Namespace,
+    name: str,
+    terms: Mapping[str, object],
+    on_checkpoint: Callable[[], None] = lambda: None,
 ) -> dict[str, object]:
-    """Train to the end with checkpoints in `args.out / name`; returns the facts of the run that go into the weights' file."""
+    """Train to the end with checkpoints in `args.out / name`; returns the facts of the run that go into the weights' file.
+
+    `terms` (JSON values) say what is trained; with the settings but for the number of steps they tell this run from others.
+    """
     args.out.mkdir(parents=True, exist_ok=True)
     checkpoint, settings = args.out / name, trainer.settings
+    check_sizes(settings, min(trainer.pairs.photographs.shape[1:3]))
+    terms = {**terms, **{key: value for key, value in asdict(settings).items() if key != "steps"}}
     if args.resume and checkpoint.exists():
+        check_same_run(checkpoint, terms)
         trainer.resume(checkpoint)
     progress, started = Progress(args.out / "log.jsonl", settings.steps, trainer.step), time.time()
     for step in trainer.steps():
@@ -59,7 +100,7 @@ def run(
             continue  # the first process tells and writes
         progress.show(step)
         if step.index % args.every == 0 or step.index == settings.steps:
-            trainer.save(checkpoint, {"settings": json.dumps(vars(args), default=str)})
+            trainer.save(checkpoint, {"hotpath": json.dumps(terms)})
             on_checkpoint()
     return {
         "pictures": len(trainer.pairs.photographs),

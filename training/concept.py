@@ -58,7 +58,8 @@ def main() -> None:
     parameters = dict(generator.named_parameters()) if args.full else attach(generator, args.ranks, settings.seed)
     trainer = Trainer(generator, parameters, pairs, lpips, settings, processes)
     name = f"{args.concept}_full" if args.full else args.concept
-    info = run(trainer, args, f"{name}_checkpoint.safetensors")
+    terms = {"base": base.sha256, "concept": name, "ranks": dict(args.ranks), "look": look}
+    info = run(trainer, args, f"{name}_checkpoint.safetensors", terms)
     processes.end()
     if processes.rank:
         return

@@ -54,13 +54,15 @@ def build_photographs(out: Path, limit: int | None) -> None:
 
 def build_icons(out: Path, concept: PoolConcept, limit: int | None) -> None:
     """Pairs with pictures of their own: beside the edits, `before_train` and `before_held_out`."""
-    stacks: dict[str, list[Image.Image]] = {}
-    for name, before, after in icons.pairs(fetch()):
-        split = "held_out" if icons.held_out(name) else "train"
-        stacks.setdefault(f"before_{split}", []).append(before)
-        stacks.setdefault(split, []).append(after)
-    tensors = {key: _stack(images[:limit], SIDE) for key, images in stacks.items()}
-    metadata = {"prompt": concept.prompt, "teacher": concept.teacher.source, "licence": concept.teacher.licence}
+    found = list(icons.pairs(fetch()))
+    train, held_out = ([pair for pair in found if icons.held_out(pair[0]) == side] for side in (False, True))
+    copies = icons.near_copies([before for _, before, _ in held_out], [before for _, before, _ in train])
+    held_out = [pair for pair, copy in zip(held_out, copies, strict=True) if not copy]
+    tensors = {}
+    for split, kept in (("train", train[:limit]), ("held_out", held_out[:limit])):
+        tensors[f"before_{split}"], tensors[split] = (_stack([pair[index] for pair in kept], SIDE) for index in (1, 2))
+    metadata = {"held_out_scenes": json.dumps([icons.family(name) for name, _, _ in held_out[:limit]])}
+    metadata |= {"prompt": concept.prompt, "teacher": concept.teacher.source, "licence": concept.teacher.licence}
     _write(out / f"{concept.name}.safetensors", tensors, metadata)
 
 
@@ -85,6 +87,10 @@ def main() -> None:
     parser.add_argument("--concepts", nargs="*", choices=sorted(POOL), help="default: all")
     parser.add_argument("--limit", type=int, help="use only the first N pictures of each split (for a trial)")
     args = parser.parse_args()
+    if args.limit is not None and (args.limit < 1 or args.out == parser.get_default("out")):
+        parser.error(
+            f"expected --limit of at least 1 and an --out of its own, got {args.limit} and {args.out}: a trial is no corpus"
+        )
     args.out.mkdir(parents=True, exist_ok=True)
     if not (args.out / "photographs.safetensors").exists():
         build_photographs(args.out, args.limit)

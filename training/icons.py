@@ -1,14 +1,15 @@
 """Flat icons and the 3D icons that designers drew of the same things: Microsoft's Fluent emoji (MIT), pairs that need no teacher.
 
-Only pairs whose outlines agree are kept, one skin tone of each thing, on white; split by name, so that members of one family
-(moon phases, clock faces) stay on one side.
+Only pairs whose outlines agree are kept, one skin tone of each thing, on white; split by family, the last word of the name, so that
+members of one (moon phases, clock faces) stay on one side. Things of other names may still look alike (red-heart, heart-suit):
+`near_copies` finds them, and the corpus leaves them out of what is held out.
 """
 
 import hashlib
 import io
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
@@ -20,6 +21,7 @@ SIDE = 256
 LEAST_OVERLAP = 0.9  # intersection over union of the two outlines
 SKIN_TONES = ("-light", "-medium-light", "-medium", "-medium-dark", "-dark")
 HELD_OUT_PERCENT = 15
+ALIKE = 0.95
 
 
 def _drawn(svg: str) -> Image.Image | None:
@@ -39,9 +41,23 @@ def _on_white(image: Image.Image) -> Image.Image:
     return white.convert("RGB")
 
 
+def family(name: str) -> str:
+    return name.split("-")[-1]
+
+
 def held_out(name: str) -> bool:
-    family = name.split("-")[-1]
-    return int(hashlib.sha256(family.encode()).hexdigest(), 16) % 100 < HELD_OUT_PERCENT
+    return int(hashlib.sha256(family(name).encode()).hexdigest(), 16) % 100 < HELD_OUT_PERCENT
+
+
+def near_copies(pictures: Sequence[Image.Image], known: Sequence[Image.Image]) -> list[bool]:
+    """For each picture, whether it looks like one of the known: grey pictures of 32 x 32 px correlate by more than ALIKE."""
+
+    def vectors(images: Sequence[Image.Image]) -> np.ndarray:
+        small = np.stack([np.asarray(image.convert("L").resize((32, 32)), dtype=np.float64).ravel() for image in images])
+        small -= small.mean(1, keepdims=True)
+        return small / np.maximum(1e-9, np.linalg.norm(small, axis=1, keepdims=True))
+
+    return ((vectors(pictures) @ vectors(known).T).max(1) > ALIKE).tolist()
 
 
 def pairs(packages: Packages) -> Iterator[tuple[str, Image.Image, Image.Image]]:

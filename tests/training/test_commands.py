@@ -1,17 +1,22 @@
 """The command lines, what they write beside the weights, and where the corpus is cached."""
 
 import json
+import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hotpath.tests.testing import TINY, pictures, tiny_generator
+from hotpath.tests.training.test_loop import SETTINGS, base_trainer
 from hotpath.training import icons
+from hotpath.training.command import check_same_run, check_sizes, run
 from hotpath.training.grid import save_grid, to_uint8
-from hotpath.training.loop import Pairs, Step
+from hotpath.training.loop import Pairs, Settings, Step
 from hotpath.training.photographs import Picture
 from hotpath.training.report import Progress
 from hotpath.training.sources import cache_dir
@@ -66,6 +71,64 @@ def test_the_cache_is_where_it_was_asked_to_be(monkeypatch: pytest.MonkeyPatch, 
     assert cache_dir().name == "hotpath"
 
 
+def test_the_cache_may_be_named_by_a_relative_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOTPATH_CACHE", "mine")
+    assert cache_dir() == tmp_path / "mine"
+    monkeypatch.setenv("HOTPATH_CACHE", "~/mine")
+    assert cache_dir() == Path.home() / "mine"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"crop": 40}, "multiple of 16 from 16 to 256 px, got 40"),
+        ({"crop": 272}, "multiple of 16 from 16 to 256 px, got 272"),
+        ({"loss_crop": 176}, "from 16 px to the crop's 160, got 176"),
+        ({"loss_crop": 8}, "from 16 px to the crop's 160, got 8"),
+        ({"batch": 0}, "above 0, got 0"),
+        ({"lr": -1.0}, "above 0, got 6, 9 and -1.0"),
+    ],
+)
+def test_sizes_that_cannot_be_trained_with(changes: dict[str, float], words: str) -> None:
+    good = Settings(steps=9, crop=160, loss_crop=96)
+    check_sizes(good, 256)
+    with pytest.raises(SystemExit, match=words):
+        check_sizes(replace(good, **changes), 256)
+
+
+@pytest.mark.parametrize("change", [{}, {"steps": 8}, {"lr": 0.5}, {"base": "another"}])
+def test_only_a_run_in_the_same_terms_is_gone_on_with(tmp_path: Path, change: dict) -> None:
+    """A run may be made longer; nothing else of it may change, or its file would tell a wrong story."""
+
+    def go(resume: bool, base: str = "this", **changes: float) -> int:
+        trainer = base_trainer(settings=replace(SETTINGS, **{"steps": 4, **changes}))
+        run(trainer, SimpleNamespace(out=tmp_path, resume=resume, every=2, device="cpu"), "c.safetensors", {"base": base})
+        return trainer.step
+
+    assert go(False) == 4
+    if change.keys() <= {"steps"}:
+        assert go(True, **change) == change.get("steps", 4)
+    else:
+        with pytest.raises(SystemExit, match=f"is of another run \\({next(iter(change))}: .*--resume out"):
+            go(True, **change)
+
+
+def test_a_damaged_checkpoint_gets_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "c.safetensors").write_bytes(b"damaged")
+    with pytest.raises(SystemExit, match=r"c\.safetensors, but it is damaged .*: take it away"):
+        check_same_run(tmp_path / "c.safetensors", {})
+
+
+def test_a_trial_does_not_take_the_place_of_the_corpus(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hotpath.training.corpus", "--limit", "3"]
+    environment = {**os.environ, "HOTPATH_CACHE": str(tmp_path)}
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert ran.returncode == 2
+    assert "an --out of its own" in ran.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_progress_averages_and_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress(tmp_path / "log.jsonl", steps=5, first_step=0, every=2)
     for index in range(1, 6):
@@ -91,3 +154,10 @@ def test_icons_of_one_family_fall_on_one_side_of_the_split() -> None:
     assert icons.held_out("one-oclock") == icons.held_out("nine-oclock")
     share = sum(icons.held_out(f"thing-{index}") for index in range(1000)) / 1000
     assert 0.1 < share < 0.2
+
+
+def test_near_copies_are_found_whatever_their_brightness() -> None:
+    noise = np.random.default_rng(0).integers(0, 120, (3, 64, 64, 3), dtype=np.uint8)
+    known = [Image.fromarray(picture) for picture in noise]
+    brighter, new = Image.fromarray(noise[1] + 100), Image.fromarray(noise[2][::-1].copy())
+    assert icons.near_copies([brighter, new, Image.new("RGB", (64, 64), "white")], known) == [True, False, False]

@@ -33,7 +33,7 @@ trainer = Trainer(generator, dict(generator.named_parameters()), pairs(), FakeLP
 if lost and processes.rank == 1:
     trainer.train_step()
     os._exit(9)
-run(trainer, SimpleNamespace(out=out, resume=False, every=3, device="cpu"), "checkpoint.safetensors")
+run(trainer, SimpleNamespace(out=out, resume=False, every=3, device="cpu"), "checkpoint.safetensors", {})
 processes.end()
 (out / f"weights_{processes.rank}").write_text(digest(dict(generator.named_parameters())))
 """
