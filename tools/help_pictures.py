@@ -6,6 +6,7 @@ the developer's environment (python tools/dev.py test builds it).
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ THUMBNAILS = {
     "Hotpath_ProbeStop": ("probe_e2gan", 1.0),
     "Hotpath_ProbeReport": ("kawahata_sweep", 1.0),
     "Hotpath_CompareReports": ("probe_compare", 1.0),
-    "Hotpath_Weights": ("weights", 0.4),
+    "Hotpath_Weights": ("weights", 0.55),
 }
 
 
@@ -139,6 +140,7 @@ def speed() -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()  # so that asking for help writes nothing
     for name, (example, share) in THUMBNAILS.items():
         with Image.open(EXAMPLES / f"{example}.jpg") as picture:
             save(name, picture.convert("RGB").crop((0, 0, picture.width, int(picture.height * share))))
