@@ -1,10 +1,12 @@
 """How close a concept comes to its teacher on held-out photographs: LPIPS (VGG) and KID (EfficientNet-Lite0).
 
-Baselines in the same run: the untouched input and, where one was trained, a full fine-tune of all weights.
+Baselines in the same run: the untouched input and, where one was trained, a full fine-tune of all weights. Pictures of one scene
+are alike, so errors are taken over scenes.
 """
 
+import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from hotpath.training.lpips_weights import load_lpips
 from hotpath.training.perceptual import LPIPS
 from hotpath.training.sources import cache_dir, fetch
 from hotpath.training.teachers import POOL
+from safetensors import safe_open
 from torch import Tensor
 
 CHUNK = 10
@@ -38,17 +41,36 @@ def distances(lpips: LPIPS, a: Tensor, b: Tensor) -> np.ndarray:
         return torch.cat([lpips(to_signed(x), to_signed(y)) for x, y in pairs]).numpy()
 
 
-def score(lpips: LPIPS, features: Features, teacher: Tensor, sets: Mapping[str, Tensor]) -> dict[str, float]:
-    """Mean LPIPS with its standard error, and KID, of each named set of pictures against the teacher's."""
+def jackknife(scenes: Sequence[str], statistic: Callable[[np.ndarray], float]) -> float:
+    """Standard error of a statistic of some of the pictures (a mask [N]), by leaving out one scene after the other (Tukey 1958)."""
+    of = np.asarray(scenes)
+    without = np.asarray([statistic(of != scene) for scene in dict.fromkeys(scenes)])
+    return float(np.sqrt((len(without) - 1) * without.var()))
+
+
+def score(
+    lpips: LPIPS, features: Features, teacher: Tensor, scenes: Sequence[str], sets: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """Mean LPIPS and KID of each named set of pictures against the teacher's, each with its standard error over `scenes`."""
     wanted, row = features(teacher), {}
     for name, pictures in sets.items():
-        values = distances(lpips, pictures, teacher)
-        row[f"lpips_{name}"] = round(float(values.mean()), 4)
-        row[f"lpips_{name}_se"] = round(float(values.std(ddof=1) / len(values) ** 0.5), 4)
-        row[f"kid_{name}"] = round(float(kid(features(pictures), wanted)), 4)
-    for metric in ("lpips", "kid"):
-        row[f"{metric}_ratio"] = round(row[f"{metric}_student"] / row[f"{metric}_input"], 3)
+        values, found = distances(lpips, pictures, teacher), features(pictures)
+        for metric, statistic in {
+            "lpips": lambda kept, values=values: float(values[kept].mean()),
+            "kid": lambda kept, found=found: float(kid(found[kept], wanted[kept])),
+        }.items():
+            row[f"{metric}_{name}"] = round(statistic(np.ones(len(values), bool)), 4)
+            row[f"{metric}_{name}_se"] = round(jackknife(scenes, statistic), 4)
     return row
+
+
+def scenes_of(corpus: Path, concept: str) -> list[str]:
+    """The scene of each held-out picture of a concept."""
+    for name in (concept, "photographs"):  # one with pictures of its own names their scenes itself
+        with safe_open(corpus / f"{name}.safetensors", "pt") as file:
+            if found := (file.metadata() or {}).get("held_out_scenes"):
+                return json.loads(found)
+    raise SystemExit(f"Expected the scenes of the held-out pictures in {corpus}, found none: make the corpus again.")
 
 
 def steps_of(info: Mapping[str, object]) -> int:
@@ -76,11 +98,20 @@ def run(models: Path, full: Path | None, corpus: Path | None) -> None:
             tuned = load_base(rival)
             sets["full"] = edited(Network(tuned, dtype), E2GAN(tuned), photographs)
             steps["full_steps"] = steps_of(tuned.info)
-        row = score(lpips, features, pairs.edits[0], sets)
+        scenes = scenes_of(corpus, concept.name)
+        row = score(lpips, features, pairs.edits[0], scenes, sets)
         record(
             "e2gan_scores",
             "cpu",
-            {"concept": concept.name, "sha256": file_sha256(path), "pictures": len(photographs), "side_px": 256, **steps, **row},
+            {
+                "concept": concept.name,
+                "sha256": file_sha256(path),
+                "pictures": len(photographs),
+                "scenes": len(set(scenes)),
+                "side_px": 256,
+                **steps,
+                **row,
+            },
         )
         sys.stdout.write(f"{concept.name:20s} {row}\n")
         sys.stdout.flush()
