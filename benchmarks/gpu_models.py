@@ -6,16 +6,20 @@ import gc
 import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from hotpath.benchmarks.gpu_clock import call_us, graph_us, summary, wall_us
 from hotpath.benchmarks.gpu_unet import fuse, inputs, unet
+from hotpath.engine.e2gan.checkpoint import load_base, load_concept
+from hotpath.engine.e2gan.concept import merged_weights
 from hotpath.engine.e2gan.model import Architecture, Generator, initialise
 from hotpath.kernels.dispatch import Operation, distance
 from hotpath.kernels.instance_norm_act import INSTANCE_NORM_ACT
 from torch import Tensor
 
+MODELS = Path(__file__).resolve().parents[1] / "models"
 TOY = Architecture(stem_width=24, down1_width=16, width=16, text_width=12, text_tokens=4, modulation_width=8)
 ALLOWED = 2e-2  # relative distance of a network's result in float16 from that of the network as it is
 Variant = tuple[str, Callable[..., Tensor], tuple]
@@ -35,12 +39,17 @@ def by_torch(operation: Operation) -> Iterator[None]:
 
 
 def e2gan(device: str, side: int, *, toy: bool) -> Iterator[Variant]:
-    """The generator with random weights; "eager" and "channels_last" norm by torch."""
-    architecture = TOY if toy else Architecture()
-    network = initialise(Generator(architecture), 0).to(device, torch.float16).unwrapped().eval().requires_grad_(False)
+    """The bundled generator as comic, whose sums float16 just holds, or a toy; "eager" and "channels_last" norm by torch."""
     torch.manual_seed(0)
+    if toy:
+        network, context = initialise(Generator(TOY), 0), torch.randn(1, TOY.text_tokens, TOY.text_width)
+    else:
+        base, concept = load_base(MODELS / "e2gan_base.safetensors"), load_concept(MODELS / "concepts" / "comic.safetensors")
+        network, context = Generator(base.architecture), concept.context[None]
+        network.load_state_dict({**base.weights, **merged_weights(base.weights, ((concept, 1.0),))})
+    network = network.to(device, torch.float16).unwrapped().eval().requires_grad_(False)
     image = torch.rand(1, 3, side, side, device=device).half() * 2 - 1
-    text = network.read(torch.randn(1, architecture.text_tokens, architecture.text_width, device=device).half())
+    text = network.read(context.to(device).half())
 
     def run(image: Tensor) -> Tensor:
         return network(image, text=text)
