@@ -168,7 +168,9 @@ class OnParts:
         if reason := self.blocked or self._checked[key]:
             self.wiring.counts[reason] += 1
             return call(arguments[0])
-        if alone and self.graphs and control is None:
+        if self.graphs and not (alone and control is None):
+            self.graphs.counts["another node takes part in the call"] += 1
+        elif self.graphs:
 
             def again(x: Tensor, timesteps: Tensor, context: Tensor | None, y: Tensor | None) -> Tensor:
                 with self.wiring.around(network, context, options):

@@ -17,6 +17,7 @@ Attention = Callable[..., Tensor]
 # Allowed distance to the host's attention in the same dtype, relative root mean square; both round to 8 bits in bfloat16.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 DEVICES = ("cpu", "cuda")
+OVERRIDE = "optimized_attention_override"  # ComfyUI's name for it among a call's options
 # What was chosen per (host's attention, shapes, dtype, device, options): a way, or the reason why none is taken. Shared by all models.
 Choices = dict[Hashable, Attention | str]
 CHOICES: Choices = {}
@@ -37,7 +38,8 @@ def overriding(previous: Attention | None, counts: Counter[str], choices: Choice
     """A function for `optimized_attention_override`, called as override(func, q, k, v, heads, **options).
 
     func: the host's attention, taken wherever ours declines. q, k, v [B, N, H*D], or [B, H, N, D] with skip_reshape.
-    previous: an override that was there before; it stays in charge and gets our attention in place of `func`.
+    previous: an override that was there before; it stays in charge and gets our attention in place of `func`. The function has it
+    as `hotpath_previous`, and `hotpath_alone` says that there is none.
     counts: calls taken ("taken") and declined, by reason.
     Nothing is measured while torch.compile or a CUDA graph records: a graph gets what was chosen before, a compiler the host's.
     """
@@ -49,6 +51,7 @@ def overriding(previous: Attention | None, counts: Counter[str], choices: Choice
         ours = update_wrapper(partial(_attend, func, counts, choices), func)
         return ours(*args, **options) if previous is None else previous(ours, *args, **options)
 
+    override.hotpath_previous, override.hotpath_alone = previous, previous is None
     return override
 
 
@@ -75,7 +78,11 @@ def _attend(
         if capturing():
             return host()
         ways = _ways(q, plain=mask is None and not gqa and not exact)
-        choices[key] = _choose(run, ways, host, q, f"{tuple(q.shape)} by {tuple(k.shape)}")
+        chosen = _choose(run, ways, host, q, f"{tuple(q.shape)} by {tuple(k.shape)}")
+        if chosen is None:
+            counts["memory ran out while choosing"] += 1
+            return host()
+        choices[key] = chosen
     if isinstance(choices[key], str):
         counts[choices[key]] += 1
         return host()
@@ -120,8 +127,10 @@ def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return mask.clamp_min(torch.finfo(dtype).min).to(dtype)
 
 
-def _choose(run: Callable, ways: list[Attention], host: Callable, q: Tensor, shapes: str) -> Attention | str:
-    """The fastest way whose result agrees with the host's, or why there is none. Each runs a few times on a GPU, else once or twice.
+def _choose(run: Callable, ways: list[Attention], host: Callable, q: Tensor, shapes: str) -> Attention | str | None:
+    """The fastest way whose result agrees with the host's, or why there is none; None where memory ran out, which says nothing of a way.
+
+    Each runs a few times on a GPU, else once or twice.
 
     On a GPU the host takes part: its attention is good there. On a processor it is a slow one by slices, and not worth the time.
     """
@@ -130,7 +139,9 @@ def _choose(run: Callable, ways: list[Attention], host: Callable, q: Tensor, sha
         try:
             off = distance(run(way), wanted)
             took = seconds(lambda way=way: run(way), (q,), repeats)
-        except RuntimeError as error:
+        except torch.OutOfMemoryError:
+            return None
+        except (RuntimeError, ValueError) as error:
             log.warning("Attention of %s is left to ComfyUI because ours fails: %s", shapes, first_line(error))
             return "an error on first use"
         if off <= TOLERANCE[q.dtype] and (best is None or took < best[0]):

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .attention_override import distance, first_line
+from .attention_override import OVERRIDE, distance, first_line
 
 log = logging.getLogger("hotpath")
 
@@ -22,6 +22,7 @@ Call = Callable[..., Tensor]
 # record(run) gives a function that repeats what run() did, and the tensor in which each repetition leaves its result.
 Record = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
 
+OFF_DEVICE = "weights or inputs are kept off the device"
 KEPT = 4  # graphs; each holds the memory that a call needs
 TOLERANCE = 1e-2  # relative root mean square between a replay and a plain call, which run the same kernels
 # What a host tells every call, and what our own parts put there. Anything else comes from a node that wants to take part.
@@ -31,7 +32,6 @@ HARMLESS = {
     "sigmas",
     "sample_sigmas",
     "cond_hint",
-    "optimized_attention_override",
     "callbacks",
     "wrappers",
 }
@@ -83,6 +83,8 @@ class Graphs:
         arguments: tensors of any shape, all of a batch, or None. options: what the host tells a call besides.
         """
         reason = asked(options) or unfit(network, arguments)
+        if reason == OFF_DEVICE:  # memory is short
+            self.forget()
         if reason is None:
             if self._weights != (weights := state(network)):
                 self.forget()  # memory first: a graph of other weights is of no use any more
@@ -139,7 +141,8 @@ def state(network: nn.Module) -> Hashable:
 
 def asked(options: Mapping[str, object]) -> str | None:
     """What other nodes want of a call, or None."""
-    more = sorted(name for name, value in options.items() if name not in HARMLESS and not _nothing(value))
+    ours = {name for name in (OVERRIDE,) if getattr(options.get(name), "hotpath_alone", False)}
+    more = sorted(name for name, value in options.items() if name not in HARMLESS | ours and not _nothing(value))
     return f"another node asks for '{more[0]}' in it" if more else None
 
 
@@ -157,7 +160,7 @@ def unfit(network: nn.Module, arguments: Arguments) -> str | None:
     """Why calls of a network with these arguments cannot be recorded, or None."""
     device = next(network.parameters()).device
     if any(t is not None and t.device != device for t in (*arguments, *network.parameters())):
-        return "weights or inputs are kept off the device"
+        return OFF_DEVICE
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in arguments):
         return "gradients are asked for"
     for module in network.modules():

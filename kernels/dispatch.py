@@ -143,11 +143,16 @@ class Operation:
             return self._attempt(key, able[0], arguments)
         if capturing():  # nothing may be timed or compiled here; ask again outside of it
             return self._loaded[able[-1].name](*arguments)
-        result, self._decisions[key] = self._hold_contest(key, able, arguments)
+        result, best = self._hold_contest(key, able, arguments)
+        if best is not None:
+            self._decisions[key] = best
         return result
 
-    def _hold_contest(self, key: Hashable, able: list[Way], arguments: tuple) -> tuple[Any, Way]:
-        """The fastest way whose result agrees with the last one's, and its result: the bits of the first call are those of later ones."""
+    def _hold_contest(self, key: Hashable, able: list[Way], arguments: tuple) -> tuple[Any, Way | None]:
+        """The fastest way whose result agrees with the last one's, and its result: the bits of the first call are those of later ones.
+
+        None in place of the way where memory ran out: that is not a failure of a way, and the next call asks again.
+        """
         plain = able[-1]
         wanted = answer = self._loaded[plain.name](*arguments)
         best, best_seconds = plain, seconds(lambda: self._loaded[plain.name](*arguments), arguments)
@@ -160,6 +165,8 @@ class Operation:
                     self._drop(key, way, f"its result is {off:.2g} away from torch's, over {allowed:.2g}")
                     continue
                 took = seconds(lambda run=run: run(*arguments), arguments)
+            except torch.OutOfMemoryError:
+                return wanted, None
             except Exception as error:  # compilers and drivers raise anything
                 self._drop(key, way, f"it failed: {_line(error)}")
                 continue

@@ -13,7 +13,7 @@ from comfy_api.latest import io
 from torch import nn
 
 from ..engine.accelerate import OnParts, OnTwin, unet_call
-from ..engine.attention_override import overriding
+from ..engine.attention_override import OVERRIDE, overriding
 from ..engine.graphs import Graphs
 from ..engine.precision import CHOICES, Precision, choose
 from ..engine.twin import twin_of, unfit
@@ -23,7 +23,6 @@ from .accelerate_vae import KEY, accelerated_vae
 
 log = logging.getLogger("hotpath")
 
-OVERRIDE = "optimized_attention_override"
 PREFIX = "diffusion_model."
 INJECTED = "another node puts modules of its own into it"
 ATTENTION = {
@@ -77,6 +76,8 @@ class Accelerate(io.ComfyNode):
 def _model(model: comfy.model_patcher.ModelPatcher, chosen: Precision) -> tuple[comfy.model_patcher.ModelPatcher, list[str]]:
     """A clone whose attention and network are rerouted, and a line about each."""
     device = model.load_device.type
+    if device == "cuda" and torch.version.hip:
+        device = "rocm"
     if device not in ATTENTION:
         return model, [f"Model: declined because this node knows processors and NVIDIA GPUs, and this model runs on '{device}'."]
     fast = model.clone()
@@ -87,7 +88,6 @@ def _model(model: comfy.model_patcher.ModelPatcher, chosen: Precision) -> tuple[
     options = fast.model_options["transformer_options"]
     before = getattr(options.get(OVERRIDE), "hotpath_previous", options.get(OVERRIDE))
     options[OVERRIDE] = overriding(before, counts["attention calls"])
-    options[OVERRIDE].hotpath_previous = before
     lines = [f"Attention: per shape {ATTENTION[device]}."]
     if before is not None:
         lines[0] += " Another node's attention stays in charge of it."
@@ -151,7 +151,9 @@ def _wrapper(calls: OnTwin | None, parts: OnParts):
         network = executor.class_obj
         if len(args) != 6 or not isinstance(network, UNetModel):
             return executor(*args, **kwargs)
-        bare = executor.original.__func__
+        bare = getattr(executor.original, "__func__", None)
+        if bare is None:  # another node put a function of its own in its place
+            return executor(*args, **kwargs)
 
         def chain(twin: nn.Module):
             return WrapperExecutor.new_class_executor(MethodType(bare, twin), twin, executor.wrappers, executor.idx)

@@ -45,7 +45,7 @@ def names(text: str, allowed: tuple[str, ...], what: str) -> list[str]:
 def numbers(text: str, low: int, high: int, what: str) -> list[int]:
     """Whole numbers out of a list such as "64, 128, 256"."""
     found = list(dict.fromkeys(filter(None, re.split(r"[\s,;]+", text.strip()))))
-    if not found or any(not part.isdigit() or not low <= int(part) <= high for part in found):
+    if not found or any(not part.isdecimal() or not low <= int(part) <= high for part in found):
         raise InvalidInput(f"Expected {what} as whole numbers from {low} to {high}, got '{text}': write them like 64, 128, 256.")
     return [int(part) for part in found]
 

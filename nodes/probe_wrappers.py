@@ -27,6 +27,9 @@ def probed(model: Any, recording: Recording, *, blocks: bool) -> Any:
         (WrappersMP.DIFFUSION_MODEL, _network(recording, blocks)),
     ):
         clone.add_wrapper_with_key(kind, KEY, wrapper)
+    # Around the wrappers that are there, since Accelerate records a graph only of calls with nothing further in.
+    networks = clone.wrappers[WrappersMP.DIFFUSION_MODEL]
+    clone.wrappers[WrappersMP.DIFFUSION_MODEL] = {KEY: networks.pop(KEY), **networks}
     return clone
 
 

@@ -38,9 +38,13 @@ class Clock:
         event = None
         if self._event:
             event = self._event(enable_timing=True)
-            event.record()
+            event.record(*self._stream())
         self._last = mark = Mark(time.perf_counter(), event)
         return mark
+
+    def _stream(self) -> tuple:
+        """The stream that this device works on, which need not be the current device; mps has but one and takes none."""
+        return (getattr(torch, self.device.type).current_stream(self.device),) if self.device.type in ("cuda", "xpu") else ()
 
     def wait(self) -> None:
         """Wait until the device has reached the last mark; differences may be read after that."""

@@ -113,9 +113,12 @@ class Recording:
         return self.workload | ({"steps": last.steps, "latent": list(last.shape), **last.call} if last else {})
 
     def _beside(self, prompts: Collection[str], now: str) -> Iterator[Measurement]:
-        """Nodes that ran in these runs of the graph; cached if they did not in the one `now`."""
+        """Nodes that ran in these runs of the graph; cached if they did not in the one `now`. What may yet run in it is left out."""
+        running = bool(self.runs) and self.runs[-1].prompt == now
         for name, spans in self.nodes.items():
             samples = [(self.clock.between_ms(begin, end), prompt) for begin, end, prompt in spans if prompt in prompts]
             if samples:
                 status = MEASURED if not now or samples[-1][1] == now else "cached"
+                if status == "cached" and running and self.cached.get(name) != now:
+                    continue
                 yield Measurement(name, tuple(ms for ms, _ in samples), status=status)

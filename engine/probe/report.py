@@ -91,8 +91,8 @@ class Report:
 
     @property
     def compared(self) -> tuple[Measurement, ...]:
-        """Those that may stand for the work: measured to its end, in the run of the graph that asks."""
-        return tuple(entry for entry in self.measured if entry.status == MEASURED)
+        """Those that may stand for the work: measured to its end, in the run of the graph that asks, and by a clock fine enough for it."""
+        return tuple(entry for entry in self.measured if entry.status == MEASURED and min(entry.samples_ms) > 0)
 
     def to_json(self) -> str:
         facts = {"format": FORMAT, "version": VERSION, **asdict(self)}

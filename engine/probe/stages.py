@@ -82,12 +82,20 @@ def extras(runs: Sequence[Run], nodes: Mapping[str, list[Beside]]) -> dict[str, 
 
 
 def breakdown(run: Run, nodes: Mapping[str, list[Beside]]) -> dict[str, dict[str, float]]:
-    """After Table 1 of SnapFusion (arXiv 2306.00980): ms each, how often, in all; model calls and what lies around them."""
+    """After Table 1 of SnapFusion (arXiv 2306.00980): ms each, how often, in all; model calls and what lies around them.
+
+    The sampler's own node is left out: its time is that of the steps and of the rest of sampling.
+    """
     (sampling, _), *_ = run.milliseconds("sampling")
+    first, last, *_ = run.spans["sampling"][0]
     step = [ms for ms, _ in run.milliseconds("step")]
     parts = {"load": [ms for ms, _ in run.milliseconds("load")], "steps": step}
     parts |= {
-        name: [run.clock.between_ms(begin, end) for begin, end, prompt in spans[-1:] if prompt == run.prompt]
+        name: [
+            run.clock.between_ms(begin, end)
+            for begin, end, prompt in spans[-1:]
+            if prompt == run.prompt and not (begin.host_s <= first.host_s and last.host_s <= end.host_s)
+        ]
         for name, spans in nodes.items()
     }
     rows = {

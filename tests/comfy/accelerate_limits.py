@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import comfy.model_management as mm
 import torch
 from comfy.patcher_extension import PatcherInjection
@@ -44,6 +46,16 @@ def declines():
     same, _, reports["elsewhere"] = accelerated(other)
     other.load_device = torch.device("cuda")
     reports["cuda"] = accelerated(other)[2]
+    torch.version.hip, kept = "6.4", torch.version.hip
+    reports["amd"] = accelerated(other)[2]
+    torch.version.hip = kept
+    theirs = accelerated(MODEL)[0]
+    network = theirs.model.diffusion_model
+    network._forward = functools.partial(network._forward)  # as other nodes put one in its place
+    try:
+        reports["their forward"] = off(run(theirs), PLAIN)
+    finally:
+        del network._forward
     with Spied(mm, "get_free_memory", lambda *_: 1024):
         reports["memory"] = accelerated(MODEL)[2]
     return {**reports, "exact": exact, "vae kept": vae is VAE, "elsewhere same": same is other}

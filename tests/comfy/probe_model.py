@@ -3,6 +3,7 @@
 import time
 
 import torch
+from comfy.patcher_extension import WrappersMP
 from hotpath.tests.comfy.probe_world import MODEL, case, clock, counts, fresh, hooks, probed, sample, table
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -17,6 +18,13 @@ def same_picture():
 def off():
     model, report = probed(enabled=False)
     return [model is MODEL, report.notes[0]]
+
+
+def order():
+    # Accelerate records a graph only of calls with nothing further in.
+    model = MODEL.clone()
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "accelerate", lambda executor, *args, **more: executor(*args, **more))
+    return list(fresh(model=model, blocks=False)[0].wrappers[WrappersMP.DIFFUSION_MODEL])
 
 
 class Operations(TorchDispatchMode):
@@ -68,6 +76,7 @@ def waits():
 
 case("same picture", same_picture)
 case("off", off)
+case("order", order)
 case("operations", operations)
 case("waits", waits)
 

@@ -57,9 +57,9 @@ def sample(model, steps=4, cfg=7.0, sampler="euler", callback=None):
         return comfy.sample.sample(model, noise, steps, cfg, sampler, "normal", POSITIVE, NEGATIVE, latent, **options)
 
 
-def probed(enabled=True, blocks=False, compare_overhead=True):
+def probed(enabled=True, blocks=False, compare_overhead=True, model=MODEL):
     """(MODEL, report) of a Probe Model node, which may gather further on what it has measured before."""
-    return call("ProbeModel", model=MODEL, enabled=enabled, blocks=blocks, compare_overhead=compare_overhead, rerun=True)
+    return call("ProbeModel", model=model, enabled=enabled, blocks=blocks, compare_overhead=compare_overhead, rerun=True)
 
 
 def fresh(**inputs):

@@ -104,6 +104,8 @@ def test_declines_say_why(results: dict) -> None:
     assert "this is Flux" in found["flux"]
     assert "knows processors and NVIDIA GPUs" in found["elsewhere"]
     assert found["elsewhere same"]
+    assert "this model runs on 'rocm'" in found["amd"]
+    assert found["their forward"] < 1e-4, "a function in place of the network's own keeps it from the copy"
     assert "our kernel" in found["cuda"]
     assert "run fused; channels last." in found["cuda"]
     assert "GiB are free" in found["memory"]

@@ -22,6 +22,10 @@ def test_off_means_gone(results: dict[str, list]) -> None:
     assert "turn 'enabled' on" in note
 
 
+def test_the_probe_stands_around_what_is_there(results: dict[str, list]) -> None:
+    assert good(results, "order") == ["hotpath_probe", "accelerate"]
+
+
 def test_the_probe_adds_no_operation_to_the_devices_work(results: dict[str, list]) -> None:
     """The same operations in the same order, those included that make the host wait for a value."""
     equal, _, count = good(results, "operations")

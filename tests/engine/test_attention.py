@@ -154,6 +154,34 @@ def test_an_earlier_override_is_given_ours() -> None:
     assert counts == {"taken": 1}
 
 
+def test_running_out_of_memory_while_choosing_says_nothing_of_a_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = (tokens(1, 24, 32, seed=seed) for seed in range(3))
+    counts: Counter[str] = Counter()
+    override, whole = overriding(None, counts, {}), attention.whole
+
+    def full(*_: object, **__: object) -> Tensor:
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(attention, "whole", full)
+    assert torch.equal(override(Host(), q, k, v, 4), Host()(q, k, v, 4))
+    monkeypatch.setattr(attention, "whole", whole)
+    override(Host(), q, k, v, 4)
+    assert counts == {"memory ran out while choosing": 1, "taken": 1}
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no kernel"), ValueError("values of another width")])
+def test_ours_failing_leaves_it_to_the_host(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = (tokens(1, 24, 32, seed=seed) for seed in range(3))
+
+    def broken(*_: object, **__: object) -> Tensor:
+        raise error
+
+    monkeypatch.setattr(attention, "whole", broken)
+    counts: Counter[str] = Counter()
+    assert torch.equal(overriding(None, counts, {})(Host(), q, k, v, 4), Host()(q, k, v, 4))
+    assert counts == {"an error on first use": 1}
+
+
 @pytest.mark.parametrize("slow", [True, False])
 def test_on_a_gpu_the_faster_one_is_taken(slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_override, "on_gpu", lambda q: True)

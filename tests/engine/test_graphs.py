@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
+from hotpath.engine.attention_override import OVERRIDE, overriding
 from hotpath.engine.graphs import Graphs
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -128,12 +131,18 @@ def test_what_cannot_be_recorded_is_said_once_and_left(network: Network, caplog:
     assert len(caplog.records) == 1
 
 
-@pytest.mark.parametrize("what", ["patch", "hook", "forward", "weight function", "gradients"])
+@pytest.mark.parametrize(
+    "what", ["patch", "attention", "ours around another's attention", "hook", "forward", "weight function", "gradients"]
+)
 def test_whatever_else_takes_part_is_left_to_the_host(network: Network, what: str) -> None:
-    graphs, given, options = Graphs(Recorder(network)), arguments(), {}
+    graphs, given, options = Graphs(Recorder(network)), arguments(), {OVERRIDE: overriding(None, Counter())}
     assert graphs.run(network, network, given, options) is not None
     if what == "patch":
         options = {"patches": {"attn1_patch": [print]}}
+    elif what == "attention":
+        options = {OVERRIDE: lambda func, *args, **more: func(*args, **more)}
+    elif what == "ours around another's attention":
+        options = {OVERRIDE: overriding(lambda func, *args, **more: func(*args, **more), Counter())}
     elif what == "hook":
         network.a.register_forward_hook(lambda *_: None)
     elif what == "forward":
@@ -158,3 +167,7 @@ def test_memory_comes_back(network: Network) -> None:
     graphs.forget()
     graphs.run(network, network, arguments(), {})
     assert record.recordings == 2
+    elsewhere = tuple(t.to("meta") for t in arguments())
+    assert graphs.run(network, network, elsewhere, {}) is None
+    graphs.run(network, network, arguments(), {})
+    assert record.recordings == 3, "what is off the device is so because memory is short"

@@ -27,7 +27,8 @@ class Event:
     def __init__(self, enable_timing: bool) -> None:
         assert enable_timing
 
-    def record(self) -> None:
+    def record(self, stream: object) -> None:
+        assert stream == "the stream of cuda:1", "not that of the current device"
         Event.now += 1
         self.at = Event.now
 
@@ -43,8 +44,9 @@ class Event:
 def device(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """A clock of a device that runs behind, as a GPU does."""
     monkeypatch.setattr(clock_module, "_event_class", lambda device: Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: f"the stream of {device}")
     Event.now = Event.waits = 0
-    return Clock(torch.device("cuda"))
+    return Clock(torch.device("cuda:1"))
 
 
 def test_marks_wait_for_nothing_and_reading_waits_once(device: Clock) -> None:
@@ -171,6 +173,7 @@ def test_operations_are_counted_in_and_out_of_inference_mode() -> None:
         assert count_flops(lambda: F.linear(torch.randn(10, 3), torch.randn(8, 3))) == 2 * 10 * 3 * 8
         assert count_flops(lambda: F.scaled_dot_product_attention(query, query, query)) == 4 * 2 * 64 * 64 * 8
     assert 1e8 < measured_peak(CPU, torch.float32) < 1e14
+    assert measured_peak(CPU, torch.float8_e4m3fn) == 0, "numbers to store, not to compute with"
 
 
 def test_energy_is_read_where_it_is_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,14 @@ def test_every_way_gives_the_same_gradient(layout: Layout, side: int) -> None:
         assert (other - whole).abs().max() < 1e-4 * whole.abs().max()
 
 
+def test_many_pixels_do_not_pass_what_float16_holds() -> None:
+    features = torch.rand(1, 8, 400, 400, generator=torch.Generator().manual_seed(0))
+    wanted = gatys.gram(features)
+    assert wanted.max() > 50_000
+    found = gatys.gram(features.half() * 4) / 16
+    torch.testing.assert_close(found, wanted, rtol=2e-3, atol=0)
+
+
 def test_tiles_own_each_feature_once() -> None:
     for side, stride in ((100, 16), (131, 32), (64, 8)):
         tiles = windows(side, 48, 70, 32)

@@ -104,6 +104,13 @@ def test_interrupted_and_cached_work_is_not_remembered(tmp_path: Path) -> None:
     assert len(history.against_past(report(whole, replace(whole, status="interrupted")), past)) == 1
 
 
+def test_samples_too_short_for_the_clock_are_not_remembered(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    history.append(path, report(measurement((1.0, 2.0)), measurement((0.0, 2.0))))
+    past, damage = history.read(path)
+    assert (len(past), damage) == (1, "")
+
+
 def test_a_noisy_past_makes_careful(tmp_path: Path) -> None:
     path, random = tmp_path / "history.jsonl", np.random.default_rng(6)
     for level in (18, 20, 22, 19, 23, 21):

@@ -106,6 +106,24 @@ def test_a_node_that_was_cached_has_no_part_in_the_last_run(recording: Recording
     assert not any("without a time" in note for note in recording.current("c").notes)
 
 
+def test_the_samplers_own_node_is_not_counted_beside_its_steps(recording: Recording) -> None:
+    begin = recording.clock.mark()
+    sampled(recording, prompt="a")
+    recording.beside("KSampler #3", begin, recording.clock.mark(), "a")
+    beside(recording, "VAEDecode #5", "a")
+    breakdown = recording.current("a").extras["breakdown"]
+    assert set(breakdown) == {"steps", "rest of sampling", "VAEDecode #5"}
+
+
+def test_what_runs_after_the_report_is_not_called_cached(recording: Recording) -> None:
+    for prompt in "ab":
+        sampled(recording, prompt=prompt)
+        beside(recording, "VAEDecode #5", prompt)
+        names = [entry.name for entry in recording.current(prompt).measurements]
+        assert ("VAEDecode #5" in names, "SaveImage #9" in names) == (True, False)
+        beside(recording, "SaveImage #9", prompt)
+
+
 def test_interrupted_runs_are_labelled_and_not_compared(recording: Recording) -> None:
     sampled(recording)
     report = sampled(recording, cut=2).current()

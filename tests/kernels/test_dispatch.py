@@ -125,6 +125,17 @@ def test_running_out_of_memory_is_the_hosts_to_handle() -> None:
     assert ways.calls == ["fast", "fast"]
 
 
+def test_running_out_of_memory_in_a_contest_drops_no_way() -> None:
+    ways = Ways(contest=True, seconds=0.02)
+    ways.error = torch.OutOfMemoryError("full")
+    assert torch.equal(ways.operation(X, 2.0), X * 2)
+    ways.error = None
+    ways.operation(X, 2.0)
+    ways.calls.clear()
+    ways.operation(X, 2.0)
+    assert ways.calls == ["fast"]
+
+
 def test_the_last_ways_own_error_is_raised_as_it_is() -> None:
     def broken(x: Tensor) -> Tensor:
         raise ValueError("shape")

@@ -55,6 +55,10 @@ def windows(side: int, tile: int, halo: int, multiple: int) -> list[Window]:
 def gram(features: Tensor) -> Tensor:
     """[B, C, h, w] to the sums of products of maps [B, C, C], float32 and not yet divided by the number of pixels."""
     flat = features.flatten(2)
+    if flat.dtype is torch.float16:  # which ends at 65504, less than many pixels sum to
+        pixels = flat.shape[2]
+        flat = flat * pixels**-0.5
+        return (flat @ flat.transpose(1, 2)).float() * pixels
     return (flat @ flat.transpose(1, 2)).float()
 
 
