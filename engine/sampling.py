@@ -69,8 +69,6 @@ def _lcm(noise: NoiseSampler, eta: float, levels: Tensor) -> Step:
 def _tcd(noise: NoiseSampler, eta: float, levels: Tensor) -> Step:
     """Strategic stochastic sampling of TCD (arXiv 2402.19159, algorithm 4); eta is its gamma: down to floor((1 - eta) * next
     timestep), then up to the next level by fresh noise."""
-    if not 0 <= eta <= 1:
-        raise InvalidInput(f"Expected eta between 0 and 1, got {eta:g}.")
 
     def step(x: Tensor, denoised: Tensor, sigma: float, following: float) -> Tensor:
         if not following:
@@ -100,6 +98,8 @@ def _solver(step_of: Callable[[NoiseSampler, float, Tensor], Step], own_eta: flo
         noise_sampler: NoiseSampler | None = None,
         table: Tensor | None = None,
     ) -> Tensor:
+        if not 0 <= eta <= 1:
+            raise InvalidInput(f"Expected eta between 0 and 1, got {eta:g}.")
         noise = noise_sampler or step_noise(x, (extra_args or {}).get("seed"))
         return _walk(model, x, sigmas, extra_args, callback, table, step_of(noise, eta, _levels(table)))
 
@@ -118,6 +118,11 @@ def sample_euler(*args: object, **options: object) -> Tensor:
 SAMPLERS = {"ddim": sample_ddim, "euler": sample_euler, "lcm": sample_lcm, "tcd": sample_tcd}
 
 
+def _few(levels: Sequence[float]) -> str:
+    shown = ", ".join(f"{level:.4g}" for level in levels[:12])
+    return f"{shown} and {len(levels) - 12} more" if len(levels) > 12 else shown
+
+
 def _levels(table: Tensor | None) -> Tensor:
     return sd_sigmas() if table is None else table.detach().float().cpu()
 
@@ -134,7 +139,7 @@ def _walk(
     """The loop all solvers share; `callback` comes after each model call, which is where a run is watched and stopped."""
     extra_args, levels = extra_args or {}, sigmas.tolist()
     if not all(math.isfinite(a) and a > b >= 0 for a, b in pairwise(levels)):
-        raise InvalidInput(f"Expected sigmas that fall to 0 or above, got {levels}: take them from Student Schedule.")
+        raise InvalidInput(f"Expected sigmas that fall to 0 or above, got {_few(levels)}: take them from Student Schedule.")
     ones, denoised = x.new_ones(x.shape[0]), x
     for index, (sigma, following) in enumerate(pairwise(levels)):
         denoised = model(x, sigmas[index] * ones, **extra_args)

@@ -67,7 +67,6 @@ class Student:
     default_steps: int
     solver: str
     prediction: str = "eps"
-    zero_snr: bool = False
     guidance: Guidance = Guidance()
     eta: float = 0.0  # ddim, euler: share of fresh noise; tcd: gamma. lcm takes fresh noise always
     start: str = "unit"  # pure noise of variance 1, or of the first sigma ("sigma"), as its diffusers scheduler begins
@@ -76,11 +75,6 @@ class Student:
     licence: str = "unknown"
     source: str = ""
     unverified: str = ""
-
-    @property
-    def noisy(self) -> bool:
-        """Whether its steps take fresh noise."""
-        return self.solver == "lcm" or self.eta > 0
 
     @property
     def first_timestep(self) -> int:
@@ -99,7 +93,10 @@ class Student:
         rule, most = RULES[self.rule]
         if not 1 <= count <= most:
             raise InvalidInput(f"Expected 1 to {most} steps for {self.title}, got {count}: its grid has no more.")
-        return rule(count)
+        grid = rule(count)
+        if self.final == "first" and not grid[-1]:
+            raise InvalidInput(f"Expected fewer steps for {self.title}, got {count}: its grid would end at timestep 0 twice.")
+        return grid
 
 
 @dataclass(frozen=True)

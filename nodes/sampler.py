@@ -225,7 +225,7 @@ class LoadStudent(io.ComfyNode):
         row, whole = STUDENTS.get(known.student), bool(weights and not weights.is_lora)
         setting = SETTINGS.get(prediction)
         if setting is None and row and (row.prediction != "eps" or whole):
-            setting = (row.prediction, row.zero_snr)  # a LoRA for eps leaves the model's own setting
+            setting = (row.prediction, False)  # a LoRA for eps leaves the model's own setting
         now = host.Attached(known.student, known.evidence, embedded, file if whole else "")
         model.set_attachments(host.ATTACHED, host.over(before, now))
         report = [

@@ -1,5 +1,6 @@
 """Weight files of students: where they lie, how they are read, and how they become patches on a clone of a model."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +114,8 @@ def by_hand(student: str, weights: Weights | None) -> Recognised:
 
 def put_on(model: ModelPatcher, weights: Weights, strength: float) -> tuple[str, EmbeddedGuidance | None]:
     """Puts a file on `model`, which the caller has cloned: what was done, and the guidance input where it has one."""
+    if not math.isfinite(strength):
+        raise InvalidInput(f"Expected a strength that is a finite number, got {strength}: set it to 1.")
     if weights.is_lora:
         return _put_lora(model, weights.tensors, strength, weights.name), None
     if strength != 1:
@@ -134,11 +137,14 @@ def _put_lora(model: ModelPatcher, tensors: Mapping[str, Tensor], strength: floa
     targets = comfy.lora.model_lora_keys_unet(model.model, {})
     for key, own in comfy.utils.unet_to_diffusers(model.model.model_config.unet_config).items():
         if key.endswith(".weight"):  # as peft names them
-            targets.setdefault(f"unet.{key.removesuffix('.weight')}", NETWORK + own)
+            for prefix in ("unet.", "base_model.model.", ""):  # of diffusers' pipelines, of peft, of diffusers' UNet alone
+                targets.setdefault(prefix + key.removesuffix(".weight"), NETWORK + own)
     try:
         patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(dict(tensors)), targets, log_missing=False)
     except KeyError as error:
         raise WeightsInvalid(f"{name} is incomplete, it lacks {error}: download it again.") from error
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise WeightsInvalid(f"{name} is damaged ({str(error).splitlines()[0]}): download it again.") from error
     if kinds := sorted({kind for patch in patches.values() if (kind := _foreign(patch))}):
         raise WeightsInvalid(
             f"{name} holds {' and '.join(kinds)} adapters, only plain LoRA is known here: load it by ComfyUI's Load LoRA and "
@@ -187,6 +193,8 @@ def _fits(patch: object, shape: torch.Size | None) -> bool:
     if isinstance(patch, tuple):
         return patch[1][0].shape == shape
     up, down, *_ = patch.weights
+    if min(up.ndim, down.ndim) < 2 or not len(down):
+        return False
     return up.flatten(1).shape[1] == down.shape[0] and up.shape[0] == shape[0] and down[0].numel() == shape[1:].numel()
 
 
@@ -213,7 +221,13 @@ def _put_network(model: ModelPatcher, tensors: Mapping[str, Tensor], name: str) 
     text = f"UNet of {len(given)} weights in place of the model's"
     if EMBEDDED_KEY not in tensors:
         return text, None
+    projection, first = tensors[EMBEDDED_KEY], given["time_embed.0.weight"]
+    if projection.ndim != 2 or len(projection) != first.shape[1]:
+        raise WeightsInvalid(
+            f"Expected the guidance input of {name} to have {first.shape[1]} rows, got {list(projection.shape)}: it is damaged, "
+            "download it again."
+        )
     scale = STUDENTS["lcm_unet"].guidance.default
-    embedded = EmbeddedGuidance(tensors[EMBEDDED_KEY], given["time_embed.0.weight"], scale)
+    embedded = EmbeddedGuidance(projection, first, scale)
     model.add_patches({GUIDED_BIAS: ("diff", (bias_shift(embedded.projection, embedded.first_weight, scale),))})
     return f"{text}, with embedded guidance of {scale:g}", embedded

@@ -71,6 +71,7 @@ def _turn(entry: Entry, part: Path, on_progress: Progress) -> Iterator[None]:
     from filelock import FileLock, Timeout  # comes with torch
 
     path = part.with_name(f"{part.name}.lock")
+    path.open("ab").close()  # where nothing can be written, the lock would wait for ever on Windows
     lock = FileLock(path)
     while not lock.is_locked:
         try:

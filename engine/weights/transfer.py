@@ -8,6 +8,7 @@ import os
 import queue
 import re
 import shutil
+import socket
 import ssl
 import threading
 import urllib.error
@@ -45,7 +46,13 @@ def address(entry: Entry) -> str:
 
 
 def host_of(entry: Entry) -> str:
-    return urlsplit(address(entry)).netloc or address(entry)
+    return urlsplit(_shown(address(entry))).netloc or address(entry)
+
+
+def _shown(url: str) -> str:
+    """A URL without the name and password that may be in it."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def megabytes(size: int) -> str:
@@ -73,7 +80,7 @@ def transfer(entry: Entry, part: Path, on_progress: Progress, stall_s: float) ->
     try:
         with closing(_received(address(entry), headers, stall_s, lambda: on_progress(done, total))) as received:
             done, total = _extent(next(received), entry, have)
-            _require_room(entry, part.parent, total - done)
+            _require_room(entry, part.parent, total - have)  # also where the server begins at 0, and what came is written over
             with part.open("ab" if done else "wb", buffering=0) as file:
                 for piece in received:
                     if done + len(piece) > total:
@@ -85,7 +92,7 @@ def transfer(entry: Entry, part: Path, on_progress: Progress, stall_s: float) ->
                     on_progress(done, total)
                 os.fsync(file.fileno())
     except _NetworkError as failure:
-        if _says_whole(failure.__cause__, have):
+        if _says_whole(failure.__cause__, entry, have):
             return
         raise _explained(failure.__cause__, entry, part) from failure.__cause__
     if done < total:
@@ -200,10 +207,12 @@ def _elsewhere(entry: Entry) -> str:
     return f"try again later or without HF_ENDPOINT, or download it in a browser from {entry.home}."
 
 
-def _says_whole(error: BaseException | None, have: int) -> bool:
-    """Whether the server refused the request because nothing is missing."""
-    whole = isinstance(error, urllib.error.HTTPError) and error.code == 416
-    return whole and error.headers.get("Content-Range") == f"bytes */{have}"
+def _says_whole(error: BaseException | None, entry: Entry, have: int) -> bool:
+    """Whether the server refused the request because nothing is missing; it need not say so (RFC 9110, section 15.5.17)."""
+    if not isinstance(error, urllib.error.HTTPError) or error.code != 416:
+        return False
+    told = error.headers.get("Content-Range")
+    return told == f"bytes */{have}" if told else entry.fits(have)
 
 
 def _explained(error: BaseException | None, entry: Entry, part: Path) -> DownloadFailed:
@@ -223,9 +232,11 @@ def _explained(error: BaseException | None, entry: Entry, part: Path) -> Downloa
         return DownloadFailed(f"{host} {why} (HTTP {error.code}): {_elsewhere(entry)}")
     if isinstance(reason, TimeoutError):
         return Broken(f"{host} fell silent while sending {entry.name}: queue again to go on from there.")
-    if isinstance(reason, (ConnectionError, http.client.IncompleteRead)) and not isinstance(reason, ConnectionRefusedError):
+    passing = (ConnectionError, http.client.IncompleteRead, ssl.SSLEOFError)
+    asleep = isinstance(reason, socket.gaierror) and reason.errno == socket.EAI_AGAIN  # names are not found for now
+    if asleep or (isinstance(reason, passing) and not isinstance(reason, ConnectionRefusedError)):
         return Broken(_ended(entry, "in the middle"))
     return DownloadFailed(
-        f"Expected to reach {address(entry)}, but it failed ({reason}): check the network, the proxy (HTTPS_PROXY) and the "
+        f"Expected to reach {_shown(address(entry))}, but it failed ({reason}): check the network, the proxy (HTTPS_PROXY) and the "
         "mirror (HF_ENDPOINT), then queue again."
     )

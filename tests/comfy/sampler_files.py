@@ -37,6 +37,16 @@ for kind in ("kohya", "peft"):
     case(f"swap {kind}", lambda: swap(kind))
 
 
+def spellings():
+    """The same LoRA as diffusers' pipelines, peft alone and diffusers' UNet alone name it."""
+    files = {kind: write(f"{kind} Hyper-SD15-8steps-lora.safetensors", lora(1, kind)) for kind in ("peft", "peft alone", "bare")}
+    first, *others = (samples(loaded(file=file)[0]) for file in files.values())
+    return [apart(first, other) for other in others]
+
+
+case("spellings", spellings)
+
+
 def merged_by_hand():
     tensors, other = lora(1, "peft"), tiny()
     state = other.model.diffusion_model.state_dict()

@@ -97,6 +97,12 @@ bad = {
     "lora other half": {**good, "lora_unet_mid_block_resnets_0_conv1.lora_down.weight": torch.zeros(2, 64, 3, 3)},
     "lora alpha alone": {**good, "lora_unet_mid_block_resnets_0_conv1.alpha": torch.tensor(1.0)},
     "lora shape": {**good, second: torch.zeros(2, 5)},
+    "lora flat": {**good, first: torch.zeros(4)},
+    "lora point": {**good, second: torch.tensor(0.0)},
+    "lora empty": {**good, second: good[second][:0], first: good[first][:, :0]},
+    "lora two alphas": {**good, f"{stem}.alpha": torch.ones(2)},
+    "unet guidance shape": {**NEW, "time_embedding.cond_proj.weight": torch.zeros(7, 48)},
+    "unet guidance flat": {**NEW, "time_embedding.cond_proj.weight": torch.zeros(7)},
     "lora nan": {**good, second: good[second] * float("nan")},
     "lora loha": {f"{stem}.hada_{part}": torch.zeros(2, 2) for part in ("w1_a", "w1_b", "w2_a", "w2_b")},
     "lora lokr": {f"{stem}.lokr_{part}": torch.zeros(2, 2) for part in ("w1", "w2")},
@@ -110,4 +116,5 @@ for label, tensors in bad.items():
     file = write(f"{label}.safetensors", tensors, "loras" if "lora" in label else "diffusion_models")
     case(label, lambda: loaded(file=file, student="tcd"))
 (MODELS / "loras" / "cut.safetensors").write_bytes((MODELS / "loras" / CFG_LORA).read_bytes()[:-100])
+case("strength of NaN", lambda: loaded(file=CFG_LORA, student="tcd", strength=float("nan")))
 case("cut off", lambda: loaded(file="cut.safetensors", student="tcd"))

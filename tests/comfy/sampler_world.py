@@ -100,7 +100,8 @@ def lora(seed, kind="kohya", layers=LAYERS):
     for own, theirs in layers.items():
         weight = OWN[own + ".weight"]
         ends = ("lora_up", "lora_down") if kind == "kohya" else ("lora_B", "lora_A")
-        stem = "lora_unet_" + theirs.replace(".", "_") if kind == "kohya" else "unet." + theirs
+        prefix = {"peft": "unet.", "peft alone": "base_model.model.", "bare": ""}.get(kind)
+        stem = "lora_unet_" + theirs.replace(".", "_") if kind == "kohya" else prefix + theirs
         tail = [1] * (weight.ndim - 2)
         tensors[f"{stem}.{ends[0]}.weight"] = torch.randn(weight.shape[0], 2, *tail, generator=source) * 0.3
         tensors[f"{stem}.{ends[1]}.weight"] = torch.randn(2, *weight.shape[1:], generator=source) * 0.3

@@ -84,6 +84,10 @@ def test_a_lora_swapped_between_two_runs_changes_the_picture(results: dict[str, 
     assert back_to_base == 0
 
 
+def test_a_lora_may_be_spelled_in_any_of_three_ways(results: dict[str, list]) -> None:
+    assert good(results, "spellings") == [0, 0]
+
+
 def test_a_lora_is_added_to_the_weights(results: dict[str, list]) -> None:
     assert good(results, "merged by hand") < 1e-5
 
@@ -186,6 +190,7 @@ def test_a_base_that_predicts_v_may_have_a_student_for_eps(results: dict[str, li
         ("unknown file", "hyper_sd_8 (Hyper-SD 8-step) or lcm_lora (LCM-LoRA)"),
         ("no file", "Expected a file to recognise"),
         ("unet strength", "strength of 1"),
+        ("strength of NaN", "finite number"),
         ("unet on unet", "carries the whole UNet comfyui.safetensors already (student tcd): take the other Load Student out"),
         ("unet on unet and lora", "carries the whole UNet comfyui.safetensors already (student hyper_sd_8_cfg)"),
     ],
@@ -203,6 +208,12 @@ def test_input_that_cannot_be_used(results: dict[str, list], label: str, words: 
         ("lora other half", "1 of 9 match nothing"),
         ("lora alpha alone", "1 of 9 match nothing"),
         ("lora shape", "1 of 4 layers"),
+        ("lora flat", "1 of 4 layers"),
+        ("lora point", "1 of 4 layers"),
+        ("lora empty", "1 of 4 layers"),
+        ("lora two alphas", "is damaged (a Tensor with 2 elements"),
+        ("unet guidance shape", "to have 32 rows, got [7, 48]"),
+        ("unet guidance flat", "to have 32 rows, got [7]"),
         ("lora loha", "holds loha adapters, only plain LoRA is known here: load it by ComfyUI's Load LoRA"),
         ("lora lokr", "holds lokr adapters"),
         ("lora tucker", "holds Tucker LoRA adapters"),

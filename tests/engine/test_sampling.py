@@ -223,6 +223,8 @@ def test_the_callback_stops_a_run_at_any_step(name: str, at: int) -> None:
     assert seen == list(range(at + 1))
 
 
-def test_eta_out_of_range() -> None:
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("eta", [1.5, -0.1, float("nan")])
+def test_eta_out_of_range(name: str, eta: float) -> None:
     with pytest.raises(InvalidInput, match="between 0 and 1"):
-        sample_tcd(few_step.gaussian, NOISE, torch.tensor([1.0, 0.0]), eta=1.5)
+        SAMPLERS[name](few_step.gaussian, NOISE, torch.tensor([1.0, 0.0]), eta=eta)

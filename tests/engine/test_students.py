@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError
 
 import pytest
 import torch
@@ -53,6 +53,13 @@ def test_a_student_ends_where_its_authors_scheduler_does(name: str) -> None:
     assert made.config.clip_sample is False
     last = ((1 - made.final_alpha_cumprod) / made.final_alpha_cumprod).sqrt()
     torch.testing.assert_close(plan(STUDENTS[name]).sigmas(table)[-1], last, rtol=2e-5, atol=0)
+
+
+@pytest.mark.parametrize("count", [667, 700, 1000])
+def test_a_grid_that_would_end_twice_is_refused(count: int) -> None:
+    with pytest.raises(InvalidInput, match=rf"Expected fewer steps for .*, got {count}: its grid would end at timestep 0 twice"):
+        plan(STUDENTS["hyper_sd_8"], count)
+    assert len(plan(STUDENTS["hyper_sd_8"], 666).sigmas(sd_sigmas()).diff().sign().unique()) == 1
 
 
 def test_an_lcm_unet_may_be_of_either_family() -> None:
@@ -198,7 +205,3 @@ def test_a_shift_of_the_bias_is_the_guidance_input() -> None:
         layer.linear_1.bias += bias_shift(layer.cond_proj.weight, layer.linear_1.weight, 6.0)
         torch.testing.assert_close(layer(time), wanted, rtol=1e-5, atol=1e-5)
     assert (without - wanted).abs().max() > 1e-3
-
-
-def test_rows_may_be_varied_without_touching_the_table() -> None:
-    assert replace(STUDENTS["tcd"], eta=0.9).eta != STUDENTS["tcd"].eta

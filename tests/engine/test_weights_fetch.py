@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
+import urllib.error
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hotpath.engine.errors import DownloadFailed, InvalidInput, WeightsInvalid
@@ -178,6 +182,43 @@ def test_a_proxy_is_obeyed(mirror: Mirror, monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setenv("http_proxy", mirror.address)
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
+    assert brought(tmp_path).read_bytes() == BODY
+
+
+def test_a_whole_part_is_not_asked_for_twice_where_the_server_does_not_say_why(mirror: Mirror, tmp_path: Path) -> None:
+    item = entry(size=len(BODY) - 7, size_within=10)  # as of an owner's page that shows a rounded size
+    (tmp_path / f"{NAME}.part").write_bytes(BODY)
+    mirror.behaviours = ["status 416"]
+    assert brought(tmp_path, item).read_bytes() == BODY
+    assert mirror.ranges == [f"bytes={len(BODY)}-"]
+
+
+def test_a_password_is_not_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://user:secret@127.0.0.1:9")
+    sentence = refused(tmp_path, DownloadFailed, "127.0.0.1:9/owner", "check the network")
+    assert "secret" not in sentence
+
+
+@pytest.mark.parametrize("error", [ssl.SSLEOFError(8, "EOF"), socket.gaierror(socket.EAI_AGAIN, "later")])
+def test_what_may_pass_is_tried_again(error: OSError, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Opener:
+        tries = 0
+
+        def open(self, *_: object, **__: object) -> None:
+            Opener.tries += 1
+            raise urllib.error.URLError(error)
+
+    monkeypatch.setattr(transfer, "_opener", Opener)
+    refused(tmp_path, DownloadFailed, "queue again")
+    assert Opener.tries == TRIES
+
+
+def test_a_server_that_begins_anew_needs_no_room_for_what_came(
+    mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f"{NAME}.part").write_bytes(BODY[:250_000])
+    mirror.behaviours = ["rangeless"]
+    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda _: SimpleNamespace(free=transfer.SPARE + 100_000))
     assert brought(tmp_path).read_bytes() == BODY
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,9 +13,10 @@ from pathlib import Path
 
 import pytest
 from hotpath.engine.errors import InvalidInput, NotWritten
-from hotpath.engine.weights import manifest, recognise, transfer
+from hotpath.engine.weights import manifest, recognise, report, transfer
 from hotpath.tests.engine.fetching import BODY, NAME, brought, entry, names, refused
 from hotpath.tests.mirror import Mirror
+from hotpath.tests.testing import ROOT
 
 # ---- what a user or a disk may do
 
@@ -154,6 +156,10 @@ def test_nothing_connects_without_a_call(monkeypatch: pytest.MonkeyPatch, tmp_pa
         raise AssertionError("a connection")
 
     monkeypatch.setattr(socket.socket, "connect", no_network)
-    (tmp_path / NAME).write_bytes(BODY)
-    assert recognise.recognise(tmp_path / NAME) is None
-    assert manifest.entries()
+    bundled = manifest.entry("e2gan-comic")
+    copy = tmp_path / "renamed.safetensors"
+    shutil.copyfile(ROOT / bundled.path, copy)
+    assert recognise.recognise(copy).id == bundled.id
+    files = {bundled.directory: report.sizes_of([copy])}
+    text = report.table(report.by_directory(manifest.entries(), files, lambda *_: None))
+    assert any(bundled.id in line and "yes" in line for line in text.splitlines())
