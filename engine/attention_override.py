@@ -39,7 +39,7 @@ def overriding(previous: Attention | None, counts: Counter[str], choices: Choice
 
     func: the host's attention, taken wherever ours declines. q, k, v [B, N, H*D], or [B, H, N, D] with skip_reshape.
     previous: an override that was there before; it stays in charge and gets our attention in place of `func`. The function has it
-    as `hotpath_previous`, and `hotpath_alone` says that there is none.
+    as `hotpath_previous`.
     counts: calls taken ("taken") and declined, by reason.
     Nothing is measured while torch.compile or a CUDA graph records: a graph gets what was chosen before, a compiler the host's.
     """
@@ -51,7 +51,7 @@ def overriding(previous: Attention | None, counts: Counter[str], choices: Choice
         ours = update_wrapper(partial(_attend, func, counts, choices), func)
         return ours(*args, **options) if previous is None else previous(ours, *args, **options)
 
-    override.hotpath_previous, override.hotpath_alone = previous, previous is None
+    override.hotpath_previous = previous
     return override
 
 

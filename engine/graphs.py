@@ -141,7 +141,7 @@ def state(network: nn.Module) -> Hashable:
 
 def asked(options: Mapping[str, object]) -> str | None:
     """What other nodes want of a call, or None."""
-    ours = {name for name in (OVERRIDE,) if getattr(options.get(name), "hotpath_alone", False)}
+    ours = {OVERRIDE} if getattr(options.get(OVERRIDE), "hotpath_previous", "another's") is None else set()
     more = sorted(name for name, value in options.items() if name not in HARMLESS | ours and not _nothing(value))
     return f"another node asks for '{more[0]}' in it" if more else None
 

@@ -39,9 +39,8 @@ def composite(image: Tensor, edited: Tensor, mix: float, mask: Tensor | None) ->
     colour = image[..., :3].to(edited).clamp(0, 1).expand_as(edited)
     weight = torch.full_like(edited[..., :1], mix)
     if mask is not None:
-        mask = F.interpolate(check_mask(mask, len(image)).to(edited).unsqueeze(1), edited.shape[1:3], mode="bilinear").movedim(
-            1, -1
-        )
+        mask = check_mask(mask, len(image)).to(edited).unsqueeze(1)
+        mask = F.interpolate(mask, edited.shape[1:3], mode="bilinear").movedim(1, -1)
         weight = weight * mask.clamp(0, 1)
     result = edited if mask is None and mix == 1 else torch.lerp(colour, edited, weight)
     return torch.cat([result, image[..., 3:].to(result)], -1) if image.shape[-1] == 4 else result
