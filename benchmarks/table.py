@@ -31,7 +31,7 @@ def tables() -> list[str]:
     for name, row in sorted(newest_scores(MODELS / "concepts").items()):
         full = f"{row['lpips_full']:.3f}, {row['kid_full']:.4f}" if "lpips_full" in row else "not trained"
         lpips = f"{row['lpips_student']:.3f} ± {row['lpips_student_se']:.3f} / {row['lpips_input']:.3f}"
-        kid = f"{row['kid_student']:.4f} / {row['kid_input']:.4f}"
+        kid = f"{row['kid_student']:.4f} ± {row['kid_student_se']:.4f} / {row['kid_input']:.4f}"
         itself = f"{row['teacher']['ratio']:.2f}" if row["teacher"] else ""
         lines.append(f"| {name} | {lpips} | {row['lpips_ratio']:.2f} | {kid} | {row['kid_ratio']:.2f} | {full} | {itself} |")
     return lines

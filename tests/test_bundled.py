@@ -147,7 +147,7 @@ def test_edges_are_kept(looks: dict[str, torch.Tensor]) -> None:
 
     for name, look in looks.items():
         agreement = torch.corrcoef(torch.stack([edges(look), edges(photograph())]))[0, 1].item()
-        assert agreement > 0.25, name
+        assert agreement > 0.2, name
 
 
 @pytest.mark.parametrize("path", CONCEPTS, ids=lambda path: path.stem)

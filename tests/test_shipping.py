@@ -56,7 +56,7 @@ NETWORK_MODULES = {
     "telnetlib", "urllib", "urllib3", "websocket", "websockets", "wget", "xmlrpc",
 }  # fmt: skip
 # The one download that a user asks for: who may open a connection, who may ask for it, and who may offer it.
-CONNECTS = {"engine/weights/transfer.py": {"http.client", "ssl", "urllib.error", "urllib.parse", "urllib.request"}}
+CONNECTS = {"engine/weights/transfer.py": {"http.client", "socket", "ssl", "urllib.error", "urllib.parse", "urllib.request"}}
 ASKS = {"engine.weights.transfer": {"engine/weights/fetch.py"}, "engine.weights.fetch": {"nodes/weights.py"}}
 
 

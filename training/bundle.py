@@ -29,7 +29,13 @@ def newest_scores(concepts: Path) -> dict[str, dict]:
     newest = {row["sha256"]: row for row in rows if row["benchmark"] == "e2gan_scores" and "sha256" in row}
     teachers = {row["concept"]: row for row in rows if row["benchmark"] == "teacher_agreement"}
     hashes = {path.stem: file_sha256(path) for path in concepts.glob("*.safetensors")}
-    return {name: {**newest[sha256], "teacher": teachers.get(name)} for name, sha256 in hashes.items() if sha256 in newest}
+    scored = {name: newest[sha256] for name, sha256 in hashes.items() if sha256 in newest}
+    return {name: {**row, **ratios(row), "teacher": teachers.get(name)} for name, row in scored.items()}
+
+
+def ratios(row: dict) -> dict[str, float]:
+    """Student over untouched input, before rounding."""
+    return {f"{name}_ratio": row[f"{name}_student"] / row[f"{name}_input"] for name in GOAL}
 
 
 def settings_lines(info: dict) -> list[str]:
@@ -45,8 +51,11 @@ def reasons(row: dict, missed: list[str]) -> list[str]:
             known.append(f"a full fine-tune is better in {' and '.join(better)}, so its few numbers limit it")
         elif row.get("steps") == row.get("full_steps"):
             known.append(
-                "a full fine-tune is no better, so not its few numbers limit it but the base, the network or the short training"
+                f"a full fine-tune is less than 5 % better in {' and '.join(map(str.upper, missed))}, so not its few numbers limit it "
+                "but the base, the network or the short training"
             )
+        elif row.get("steps", 0) > row.get("full_steps", 0):
+            known.append(f"{row['steps']} steps in place of {row['full_steps']} helped, and more may (benchmarks/LOG.md)")
     if teacher:
         known.append(
             f"part of the distance cannot be learnt from crops: a frame moved by {teacher['moved_px']} px has the teacher itself differ "
@@ -59,13 +68,13 @@ def score_lines(row: dict | None) -> list[str]:
     if row is None:
         return ["Not scored yet."]
     lines = [
-        f"On {row['pictures']} held-out pictures of {row['side_px']} px ({row['date']}, {row['device']}, torch {row['torch']}):",
+        f"On {row['pictures']} held-out pictures of {row['scenes']} scenes, {row['side_px']} px, ± standard error over scenes ({row['date']}, {row['device']}, torch {row['torch']}):",
         "",
         "| | this concept | untouched input | ratio | goal |",
         "|---|---|---|---|---|",
         f"| LPIPS (VGG) to the teacher | {row['lpips_student']:.3f} ± {row['lpips_student_se']:.3f} | {row['lpips_input']:.3f} "
         f"| {row['lpips_ratio']:.2f} | 0.5 |",
-        f"| KID (EfficientNet-Lite0) to the teacher | {row['kid_student']:.4f} | {row['kid_input']:.4f} | {row['kid_ratio']:.2f} | 0.3 |",
+        f"| KID (EfficientNet-Lite0) to the teacher | {row['kid_student']:.4f} ± {row['kid_student_se']:.4f} | {row['kid_input']:.4f} | {row['kid_ratio']:.2f} | 0.3 |",
     ]
     if "lpips_full" in row:
         of = f"of {row['full_steps']} steps" if "full_steps" in row else "with the same steps"

@@ -216,6 +216,14 @@ class Generator(Block):
         block = self.transformer
         return Text(block.text_k(context), block.text_v(context), self.modulation(context))
 
+    def attended(self, x: Tensor, text: Text) -> Tensor:
+        """The transformer block's map. float16 ends at 65504: there the block may be in float32 as its keys are, and its map is
+        brought to at most 32, since `us` makes it 650 times as large and its norm takes any scale out."""
+        if x.dtype is not torch.float16:
+            return self.transformer(x, text.keys, text.values)
+        y = self.transformer(x.to(text.keys.dtype), text.keys, text.values)
+        return (y / (y.abs().amax((1, 2, 3), keepdim=True) / 32).clamp(min=1)).to(x.dtype)
+
     def forward(self, image: Tensor, context: Tensor | None = None, text: Text | None = None) -> Tensor:
         text = text if text is not None else self.read(context)
         scales, shifts = text.modulations.split([sum(self.scaled), sum(self.normed)], 1)
@@ -225,10 +233,7 @@ class Generator(Block):
         quarter = self.down1(half)
         x = self.down2(quarter, m[0])
         x = self.res2(self.res1(x, m[1], m[2]), m[3], m[4])
-        tokens = self.transformer(self.ds(x, m[5]), text.keys, text.values)
-        if tokens.dtype is torch.float16:  # `us` makes them 650 times as large, past 65504, and its norm takes any scale out
-            tokens = tokens / (tokens.abs().amax((1, 2, 3), keepdim=True) / 32).clamp(min=1)
-        x = self.us(tokens, m[6])
+        x = self.us(self.attended(self.ds(x, m[5]), text), m[6])
         x = self.up1(self.res3(x, m[7], m[8]), m[9], quarter, quarter_gain)
         x = self.up2(x, m[10], half, half_gain)
         return torch.tanh(F.pixel_shuffle(self.convolved(self.head, x), 2))

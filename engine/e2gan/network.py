@@ -58,7 +58,7 @@ class Network:
         self.base, self.dtype = base, dtype
         with torch.device("meta"):
             module = Generator(base.architecture)
-        module.load_state_dict({name: tensor.to(dtype) for name, tensor in base.weights.items()}, assign=True)
+        module.load_state_dict({name: tensor.to(self.dtype_of(name)) for name, tensor in base.weights.items()}, assign=True)
         self.module = module.to(memory_format=torch.channels_last).unwrapped().eval().requires_grad_(False)
         self._derived: OrderedDict[tuple[torch.device, Blend], Derived] = OrderedDict()
         keep_freed_memory()
@@ -66,6 +66,11 @@ class Network:
     @property
     def device(self) -> torch.device:
         return self.module.head.weight.device
+
+    def dtype_of(self, name: str) -> torch.dtype:
+        """That of a weight. In float16 what reads the text and works at 1/16 of the side stays in float32: its sums pass 65504."""
+        exact = self.dtype is torch.float16 and name.startswith(("transformer.", "modulation."))
+        return torch.float32 if exact else self.dtype
 
     def forget(self) -> None:
         """Drop derived weights, for instance because the module left a device."""
@@ -85,16 +90,15 @@ class Network:
 
     @torch.inference_mode()
     def _derive(self, blend: Blend) -> Derived:
-        layout = {"device": self.device, "dtype": self.dtype}
         weights = {}
         for name, tensor in merged_weights(self.base.weights, blend).items():
-            tensor = tensor.to(**layout)
+            tensor = tensor.to(self.device, self.dtype_of(name))
             weights[name] = tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
-        context = blended_context(blend, self.base.neutral_context).unsqueeze(0).to(**layout)
-        return Derived(
-            weights,
-            functional_call(_Reader(self.module), {f"generator.{name}": tensor for name, tensor in weights.items()}, (context,)),
-        )
+        context = blended_context(blend, self.base.neutral_context).unsqueeze(0)
+        context = context.to(self.device, self.dtype_of("transformer.text_k.weight"))
+        read = {f"generator.{name}": tensor for name, tensor in weights.items()}
+        text = functional_call(_Reader(self.module), read, (context,))
+        return Derived(weights, text._replace(modulations=text.modulations.to(self.dtype)))
 
     def _run(self, image: Tensor, derived: Derived) -> Tensor:
         image = image.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
