@@ -20,12 +20,10 @@ CHUNK = 8
 
 
 @torch.no_grad()
-def features(
-    lpips: LPIPS, pictures: Tensor, side: int = 128, on_chunk: Callable[[int, Tensor], None] = lambda done, latest: None
-) -> Tensor:
+def features(lpips: LPIPS, pictures: Tensor, side: int = 128, on_chunk: Callable[[int], None] = lambda done: None) -> Tensor:
     """uint8 pictures [N, H, W, 3] to feature vectors [N, D] of unit length, float32.
 
-    `on_chunk` gets the number of pictures done and the latest [3, side, side] in -1..1; raising from it stops the work.
+    `on_chunk` gets the number of pictures done; raising from it stops the work.
     """
     device = lpips.shift.device
     rows = []
@@ -33,7 +31,7 @@ def features(
         small = F.interpolate(to_signed(chunk.to(device)), (side, side), mode="area")
         last = lpips.features(small)[-1].float().flatten(2)
         rows.append(F.normalize(torch.cat([last.mean(2), last.std(2)], 1)).cpu())
-        on_chunk(sum(map(len, rows)), small[-1])
+        on_chunk(sum(map(len, rows)))
     return torch.cat(rows)
 
 
