@@ -39,7 +39,7 @@ def by_torch(operation: Operation) -> Iterator[None]:
 
 
 def e2gan(device: str, side: int, *, toy: bool) -> Iterator[Variant]:
-    """The bundled generator as comic, whose sums float16 just holds, or a toy; "eager" and "channels_last" norm by torch."""
+    """The bundled generator as comic, or a toy, in the formats of `engine.e2gan.network`; "eager" and "channels_last" norm by torch."""
     torch.manual_seed(0)
     if toy:
         network, context = initialise(Generator(TOY), 0), torch.randn(1, TOY.text_tokens, TOY.text_width)
@@ -48,8 +48,10 @@ def e2gan(device: str, side: int, *, toy: bool) -> Iterator[Variant]:
         network, context = Generator(base.architecture), concept.context[None]
         network.load_state_dict({**base.weights, **merged_weights(base.weights, ((concept, 1.0),))})
     network = network.to(device, torch.float16).unwrapped().eval().requires_grad_(False)
+    network.transformer.float(), network.modulation.float()
     image = torch.rand(1, 3, side, side, device=device).half() * 2 - 1
-    text = network.read(context.to(device).half())
+    text = network.read(context.to(device))
+    text = text._replace(modulations=text.modulations.half())
 
     def run(image: Tensor) -> Tensor:
         return network(image, text=text)

@@ -21,7 +21,7 @@ def _cpu_supports(*features: str) -> bool:
 
 
 def choose(device: torch.device, wanted: str = "auto") -> Precision:
-    """The dtype to run convolutions in on `device`. An explicit choice is kept, or refused where it cannot work."""
+    """The dtype to run convolutions in on `device`. An explicit choice is kept."""
     if wanted not in CHOICES:
         raise InvalidInput(f"Expected a precision out of {', '.join(CHOICES)}, got '{wanted}'.")
     if wanted != "auto":
